@@ -1,0 +1,142 @@
+"""Pack sequences end to end and cut an optimizer batch into micro-steps by a token budget.
+
+Costs one `cu_seqlens` a micro-step; saves all padding and leaves the random order alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plmft.data.records import IGNORE, Kind, Record
+
+
+class Encoder(Protocol):
+    """What packing needs of a tokenizer: ids with special tokens, and how many stand before and after."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+
+    def encode(self, sequence: str) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """N sequences end to end: the one batch form."""
+
+    tokens: Tensor  # (T,) int64
+    positions: Tensor  # (T,) int64, from 0 in each sequence, special tokens counted
+    cu_seqlens: Tensor  # (N+1,) int32, where each starts; last is T
+    is_residue: Tensor  # (T,) bool, False at special tokens
+    index: Tensor  # (N,) int64, record numbers
+    targets: Tensor  # (N,) float32, or (T,) int64 with IGNORE where there is no label
+    lengths: tuple[int, ...]  # N, on the host
+    specials: int  # special tokens among the T
+
+    @property
+    def residues(self) -> int:
+        """Real residues, without special tokens; host arithmetic, no device synchronisation."""
+        return self.tokens.shape[0] - self.specials
+
+    @cached_property
+    def owner(self) -> Tensor:
+        """(T,) int64: the sequence that each token belongs to."""
+        lengths = self.cu_seqlens.diff().long()
+        return torch.repeat_interleave(lengths, output_size=self.tokens.shape[0])
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        """The same batch on another device."""
+        names = ("tokens", "positions", "cu_seqlens", "is_residue", "index", "targets")
+        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
+        return replace(self, **moved)
+
+    def padded(self, padding: int = 0) -> tuple[Tensor, Tensor]:
+        """(N, L) tokens and (N, L) bool mask, for a model that needs a rectangle."""
+        columns = torch.arange(max(self.lengths), device=self.tokens.device)
+        mask = columns[None, :] < self.cu_seqlens.diff()[:, None]
+        tokens = self.tokens.new_full(mask.shape, padding)
+        tokens[mask] = self.tokens
+        return tokens, mask
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one optimizer step sees: packed micro-steps, and the number of targets that its loss is divided by."""
+
+    micro: tuple[PackedBatch, ...]
+    targets: int
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "StepBatch":
+        """The same step on another device."""
+        return replace(self, micro=tuple(batch.to(device, non_blocking) for batch in self.micro))
+
+
+class EncodedSplit:
+    """A split, tokenised once: flat ids with offsets, so that packing is slicing.
+
+    Args:
+        records: in the order of their record numbers.
+        tokenizer: see Encoder.
+        kind: regression targets are floats by sequence, residue targets class numbers by token.
+    """
+
+    def __init__(self, records: Sequence[Record], tokenizer: Encoder, kind: Kind) -> None:
+        self.kind = kind
+        encoded = [tokenizer.encode(record.sequence) for record in records]
+        self.lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        self._before, self._after = len(tokenizer.prefix), len(tokenizer.suffix)
+        self._tokens = np.concatenate(encoded).astype(np.int16)
+        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        if kind == "sequence_regression":
+            self._targets = np.array([record.target for record in records], dtype=np.float32)
+            self.target_counts = np.ones(len(records), dtype=np.int64)
+        else:
+            self._targets = np.full(len(self._tokens), IGNORE, dtype=np.int64)
+            for record, start, length in zip(records, self._starts, self.lengths, strict=False):
+                self._targets[start + self._before : start + length - self._after] = record.target
+            self.target_counts = np.array([int((r.target != IGNORE).sum()) for r in records], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def pack(self, index: np.ndarray) -> PackedBatch:
+        """The records with these numbers, in this order, as one batch. index: (N,) int64."""
+        spans = [(self._starts[i], self._starts[i + 1]) for i in index]
+        lengths = self.lengths[index]
+        within = np.concatenate([np.arange(n) for n in lengths])
+        ends = np.repeat(lengths, lengths)
+        if self.kind == "sequence_regression":
+            targets = self._targets[index]
+        else:
+            targets = np.concatenate([self._targets[a:b] for a, b in spans])
+        return PackedBatch(
+            tokens=torch.from_numpy(np.concatenate([self._tokens[a:b] for a, b in spans]).astype(np.int64)),
+            positions=torch.from_numpy(within),
+            cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
+            is_residue=torch.from_numpy((within >= self._before) & (within < ends - self._after)),
+            index=torch.from_numpy(np.asarray(index, dtype=np.int64)),
+            targets=torch.from_numpy(targets),
+            lengths=tuple(int(n) for n in lengths),
+            specials=len(lengths) * (self._before + self._after),
+        )
+
+    def step(self, index: np.ndarray, tokens_per_batch: int) -> StepBatch:
+        """The records of one optimizer step, cut into micro-steps of at most `tokens_per_batch` tokens."""
+        micro = tuple(self.pack(index[part]) for part in cut(self.lengths[index], tokens_per_batch))
+        return StepBatch(micro, int(self.target_counts[index].sum()))
+
+
+def cut(lengths: np.ndarray, budget: int) -> Iterator[slice]:
+    """Slices of consecutive sequences that hold at most `budget` tokens each; a longer sequence stands alone."""
+    start, held = 0, 0
+    for i, length in enumerate(lengths):
+        if held and held + length > budget:
+            yield slice(start, i)
+            start, held = i, 0
+        held += int(length)
+    if held:
+        yield slice(start, len(lengths))

@@ -1,0 +1,126 @@
+"""Find a task's files: the user's folder first, else a verified download into the cache.
+
+A folder that was named must hold the files: it is never silently replaced by a download.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from plmft import InputError
+from plmft.data.download import RemoteFile, download
+from plmft.data.records import Record, Split
+from plmft.data.task import DataPlace
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files of a data set, one a split.
+
+    Args:
+        folder: name of the folder under the user's data folder.
+        names: for each split the file names that are looked for there, best first.
+        remote: for each split the file that is downloaded otherwise.
+    """
+
+    folder: str
+    names: Mapping[Split, tuple[str, ...]]
+    remote: Mapping[Split, RemoteFile]
+
+    def paths(self, place: DataPlace) -> dict[Split, Path]:
+        """One existing file for each split. Raises: InputError: not found, or it can't be downloaded."""
+        if place.folder is not None:
+            return {split: self._local(place.folder, names) for split, names in self.names.items()}
+        return {split: download(file, place.cache / self.folder, attempts=3) for split, file in self.remote.items()}
+
+    def _local(self, folder: Path, names: tuple[str, ...]) -> Path:
+        if not folder.is_dir():
+            raise InputError(
+                f"The data folder {folder} {'is not a folder' if folder.exists() else 'does not exist'}. "
+                "Set data.dir or PLMFT_DATA to the right one, or leave both out to download."
+            )
+        for parent in (folder / self.folder, folder):
+            for name in names:
+                if (parent / name).is_file():
+                    return parent / name
+        raise InputError(
+            f"{folder / self.folder} holds none of {', '.join(names)}. Put one there, set data.dir or PLMFT_DATA to "
+            "the folder that has it, or leave both out to download."
+        )
+
+
+SEQUENCE_COLUMNS = ("primary", "seq", "sequence")
+
+
+def read_regression(path: Path, split: Split, target_columns: tuple[str, ...]) -> Iterator[Record]:
+    """Records of a JSON list (TAPE's layout) or a CSV file, either gzipped or not.
+
+    Ids are made from split and row, as TAPE's own ids count within one file.
+    Raises: InputError: unreadable, truncated or malformed file, missing column, target that is not a number.
+    """
+    rows = _json_rows(path) if ".json" in path.suffixes else _csv_rows(path)
+    for where, number, row in rows:
+        sequence = row.get(_column(row, SEQUENCE_COLUMNS, where))
+        target = row.get(_column(row, target_columns, where))
+        yield Record(f"{split}-{number}", sequence or "", _number(target, where), split, where)
+
+
+def _column(row: Mapping, names: tuple[str, ...], where: str) -> str:
+    for name in names:
+        if name in row:
+            return name
+    raise InputError(f"{where}: no column {' or '.join(names)}; the columns are {', '.join(map(str, row))}.")
+
+
+def _number(value: object, where: str) -> float:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if value is None or value == "":
+        raise InputError(f"{where}: the target is missing. Fill it in or remove the row.")
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise InputError(f"{where}: the target {value!r} is not a number.") from None
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, int, Mapping]]:
+    try:
+        rows = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    if not isinstance(rows, list):
+        raise InputError(f"{path}: a JSON list of records is expected, not {type(rows).__name__}.")
+    for number, row in enumerate(rows):
+        where = f"{path}, record {number}"
+        if not isinstance(row, dict):
+            raise InputError(f"{where}: an object with sequence and target is expected, not {row!r:.80}.")
+        yield where, number, row
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, int, Mapping]]:
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+    if reader.fieldnames is None:
+        raise InputError(f"{path}: the file is empty.")
+    for number, row in enumerate(reader):
+        where = f"{path}, line {reader.line_num}"
+        if None in row or None in row.values():
+            raise InputError(f"{where}: {'more' if None in row else 'fewer'} fields than the header names.")
+        yield where, number, row
+
+
+def read_text(path: Path) -> str:
+    """The whole file as text, unzipped where its name ends in .gz. Raises: InputError: unreadable, truncated."""
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: the gzip file is damaged or cut short ({error}). Get it again.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+    except OSError as error:
+        raise InputError(f"{path}: can't be read ({error.strerror}).") from None

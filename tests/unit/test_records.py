@@ -1,0 +1,109 @@
+"""Every row is checked, and every message names the row, the value and the way out (field notes 2, 3, 4, 12)."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from plmft import InputError
+from plmft.data.records import DataSet, Record, build_dataset, fit_to_context, limit
+
+
+def regression(sequence: str = "MKV", target: object = 1.0, id: str = "a", split: str = "train") -> Record:
+    return Record(id, sequence, target, split, f"file.json, record of {id}")
+
+
+def whole(*extra: Record, n: int = 4) -> list[Record]:
+    usual = [
+        regression("MKVL" + "AG" * i, float(i), f"{split}-{i}", split)
+        for split in ("train", "valid", "test")
+        for i in range(n)
+    ]
+    return [*usual, *extra]
+
+
+def build(*extra: Record, n: int = 4) -> DataSet:
+    return build_dataset("demo", "sequence_regression", whole(*extra, n=n), source="here")
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        (regression("MKBJ*"), ["'*' at position 5", "Allowed", "record of a"]),
+        (regression("MKv"), ["'v' at position 3", "upper case"]),
+        (regression(""), ["empty"]),
+        (regression("MK", None), ["None", "not a number"]),
+        (regression("MK", "0.5"), ["'0.5'", "not a number"]),
+        (regression("MK", float("nan")), ["nan", "finite"]),
+        (regression("MK", float("inf")), ["inf", "finite"]),
+        (regression("MK", True), ["True", "not a number"]),
+        (regression("MK", id="train-1"), ["'train-1' was used before", "record of train-1"]),
+        (regression("MK", id="train-1", split="test"), ["used before (train and test)"]),
+    ],
+)
+def test_bad_record_is_refused(record: Record, words: list[str]) -> None:
+    with pytest.raises(InputError) as error:
+        build(record)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_residue_labels_must_fit() -> None:
+    bad = [
+        (np.array([0, 1]), "3 residues but 2 labels"),
+        (np.array([0, 1, 3]), "class 3 at position 3"),
+        (np.array([0, -1, 1]), "class -1 at position 2"),
+    ]
+    for target, words in bad:
+        with pytest.raises(InputError, match=words):
+            build_dataset("demo", "residue_classification", [regression("MKV", target)], source="here", n_classes=3)
+
+
+def test_an_empty_split_is_refused() -> None:
+    with pytest.raises(InputError, match="no records in the valid split"):
+        build_dataset("demo", "sequence_regression", [regression(), regression(id="b", split="test")], source="here")
+
+
+def test_equal_sequences_across_splits_are_counted_and_kept() -> None:
+    data = build(regression("WWW", id="x"), regression("WWW", id="y", split="test"))
+    assert data.shared_sequences == {"train/valid": 4, "train/test": 5, "valid/test": 4}
+    assert data.counts == {"train": 5, "valid": 4, "test": 5}
+
+
+def test_digest_is_of_the_records_not_of_the_file() -> None:
+    data, same = build(), build_dataset("other", "sequence_regression", whole()[::-1], source="elsewhere")
+    assert data.digest == same.digest and data.splits == same.splits
+    renamed = [replace(r, id="x" + r.id, where="") for r in whole()]
+    assert build_dataset("demo", "sequence_regression", renamed, source="").digest == data.digest
+    other = [replace(r, target=r.target + 1e-9) if r.id == "test-2" else r for r in whole()]
+    assert build_dataset("demo", "sequence_regression", other, source="").digest != data.digest
+    moved = [replace(r, split="valid") if r.id == "test-2" else r for r in whole()]
+    assert build_dataset("demo", "sequence_regression", moved, source="").digest != data.digest
+
+
+def test_limit_draws_a_seeded_subset() -> None:
+    data = build(n=30)
+    some = limit(data, {"train": 5, "valid": None, "test": 100}, seed=1)
+    assert some.counts == {"train": 5, "valid": 30, "test": 30}
+    assert some.subset and some.digest != data.digest
+    assert limit(data, {"train": 5}, seed=1).splits == some.splits
+    assert limit(data, {"train": 5}, seed=2).splits != some.splits
+    assert limit(data, {}, seed=1) is data
+
+
+@pytest.mark.parametrize("length", [9, 10, 11])
+def test_length_policy_at_the_limit(length: int) -> None:
+    sequence = ("MKVLAGYWTS" + "P")[:length]
+    labels = np.arange(length) % 3
+    records = [Record(f"{s}", sequence, labels, s, f"row {s}") for s in ("train", "valid", "test")]
+    data = build_dataset("demo", "residue_classification", records, source="here", n_classes=3)
+    if length <= 10:
+        assert fit_to_context(data, 10, "refuse", "m") is data
+        return
+    with pytest.raises(InputError, match=r"11 residues, but m takes 10; 3 sequences are too long.*length_policy=crop"):
+        fit_to_context(data, 10, "refuse", "m")
+    cropped = fit_to_context(data, 10, "crop", "m")
+    assert cropped.cropped == {"train": 1, "valid": 1, "test": 1}
+    assert cropped.splits["test"][0].sequence == sequence[:10]
+    assert cropped.splits["test"][0].target.tolist() == labels[:10].tolist()
+    assert fit_to_context(data, None, "refuse", "m") is data
