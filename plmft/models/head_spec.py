@@ -1,0 +1,45 @@
+"""What a user chooses of a head; `build` makes the network. Light, so that a config is checked without torch."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Gt, Lt
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class SequenceHead:
+    """One vector a sequence by pooling its residues, then a two-layer network.
+
+    Args:
+        pooling: mean of the residues, a learned attention over them, or the vector of the first special token.
+        hidden: width of the middle layer.
+    """
+
+    pooling: Literal["mean", "attention", "cls"]
+    hidden: Annotated[int, Gt(0)]
+    dropout: Annotated[float, Ge(0), Lt(1)]
+
+    def build(self, width: int, outputs: int) -> "nn.Module":
+        """The head for vectors of `width`, giving `outputs` numbers a sequence."""
+        from plmft.models.heads import SequenceMlp
+
+        return SequenceMlp(width, outputs, pooling=self.pooling, hidden=self.hidden, dropout=self.dropout)
+
+
+@dataclass(frozen=True)
+class ResidueHead:
+    """A linear layer on each residue's vector."""
+
+    dropout: Annotated[float, Ge(0), Lt(1)]
+
+    def build(self, width: int, outputs: int) -> "nn.Module":
+        """The head for vectors of `width`, giving `outputs` scores a residue."""
+        from plmft.models.heads import ResidueLinear
+
+        return ResidueLinear(width, outputs, dropout=self.dropout)
+
+
+Head = SequenceHead | ResidueHead

@@ -1,0 +1,86 @@
+"""Backbone and head together: a PackedBatch in; loss and predictions in the task's own unit out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plmft import InputError
+from plmft.data.packing import PackedBatch
+from plmft.data.records import IGNORE, Kind
+
+
+class Predictor(nn.Module):
+    """Predicts a number for each sequence, or a class for each residue.
+
+    Regression targets are standardised by mean and deviation of the training split (`fit_scale`), so that the learning
+    rate does not depend on the unit; predictions are given in the unit of the data.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, kind: Kind) -> None:
+        super().__init__()
+        self.backbone, self.head, self.kind = backbone, head, kind
+        self.register_buffer("target_mean", torch.zeros(()))
+        self.register_buffer("target_deviation", torch.ones(()))
+
+    @property
+    def frozen(self) -> bool:
+        """True if no weight of the backbone learns."""
+        return not any(p.requires_grad for p in self.backbone.parameters())
+
+    def fit_scale(self, targets: Sequence[float]) -> None:
+        """Take mean and deviation from the training targets; a constant target keeps deviation 1."""
+        values = np.asarray(targets, dtype=np.float64)
+        self.target_mean.fill_(float(values.mean()))
+        self.target_deviation.fill_(float(values.std()) or 1.0)
+
+    def train(self, mode: bool = True) -> "Predictor":
+        """As usual, but a frozen backbone stays in evaluation mode: dropout in it would only add noise."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """(N,) standardised values, or (T, C) scores."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            vectors = self.backbone(batch)
+        outputs = self.head(vectors, batch)
+        return outputs[:, 0] if self.kind == "sequence_regression" else outputs
+
+    def loss_sum(self, batch: PackedBatch) -> Tensor:
+        """Squared errors (of standardised targets) or cross-entropies, summed over the batch's targets, in float32."""
+        outputs = self(batch).float()
+        if self.kind == "sequence_regression":
+            wanted = (batch.targets - self.target_mean) / self.target_deviation
+            return F.mse_loss(outputs, wanted, reduction="sum")
+        return F.cross_entropy(outputs, batch.targets, ignore_index=IGNORE, reduction="sum")
+
+    @torch.no_grad()
+    def predict(self, batch: PackedBatch) -> list[np.ndarray]:
+        """For each sequence in the batch's order: a float64 of shape () or (L,) int64 class numbers.
+
+        Raises: InputError: an output is not finite.
+        """
+        outputs = self(batch).float()
+        if not torch.isfinite(outputs).all():
+            raise InputError(
+                "The model predicts NaN or infinity: training diverged. Lower optim.lr, or set hardware.precision=fp32."
+            )
+        if self.kind == "sequence_regression":
+            values = outputs.double() * self.target_deviation + self.target_mean
+            return list(values.cpu().numpy())
+        classes = outputs.argmax(-1).cpu().numpy()
+        residue, ends = batch.is_residue.cpu().numpy(), np.cumsum(batch.lengths)
+        starts = ends - np.array(batch.lengths)
+        return [classes[a:b][residue[a:b]] for a, b in zip(starts, ends, strict=True)]
+
+
+def parameter_counts(model: nn.Module) -> dict[str, int]:
+    """Numbers of weights: `total` and `trainable`."""
+    return {
+        "total": sum(p.numel() for p in model.parameters()),
+        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }

@@ -1,0 +1,211 @@
+"""A tuned model on disk: head, adapter or backbone, and all that is needed to build it again.
+
+    plmft.json                   what was chosen, and where the base weights come from
+    head.safetensors             the head, and the scale of the targets
+    adapter/                     LoRA in PEFT's own layout; opens with PeftModel.from_pretrained
+    backbone/                    config and weights as transformers reads them; absent where the base is a pinned
+                                 hub revision that tuning left as it was
+
+Loading gives the same predictions to the last bit.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import plmft.models.head_spec as heads
+import plmft.models.spec as specs
+import plmft.models.tuning as tunings
+from plmft import InputError
+from plmft.data.packing import EncodedSplit
+from plmft.data.records import IGNORE, LETTERS, Record
+from plmft.data.sampler import EvaluationBatches
+from plmft.models.backbone import OneHotCnn
+from plmft.models.build import build_predictor
+from plmft.models.head_spec import Head
+from plmft.models.predictor import Predictor
+from plmft.models.spec import OneHotCnnSpec, Spec
+from plmft.models.tuning import LoRA, Tuning
+from plmft.models.weights import Located, locate, save_network
+
+LAYOUT = 1
+PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class Description:
+    """What was chosen for a run, as far as a prediction depends on it."""
+
+    spec: Spec
+    tuning: Tuning
+    head: Head
+    task: str
+    kind: str
+    classes: tuple[str, ...]
+    unit: str
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned model that predicts."""
+
+    predictor: Predictor
+    description: Description
+
+    def predict(self, sequences: Sequence[str], tokens_per_batch: int = 4096) -> list[float] | list[str]:
+        """A number in the task's unit for each sequence, or a string of one-letter classes.
+
+        Raises: InputError: a letter that is no amino acid, an empty sequence, one longer than the model's context.
+        """
+        found = self.predict_records([self._record(i, s) for i, s in enumerate(sequences)], tokens_per_batch)
+        if self.description.kind == "sequence_regression":
+            return [float(value) for value in found]
+        return ["".join(self.description.classes[c] for c in classes) for classes in found]
+
+    def predict_records(self, records: Sequence[Record], tokens_per_batch: int) -> list[np.ndarray]:
+        """Predictions in the records' order, in float32, longest sequences first."""
+        if not records:
+            return []
+        split = EncodedSplit(records, self.description.spec.tokenizer, self.predictor.kind)
+        device = self.predictor.target_mean.device
+        self.predictor.eval()
+        found: dict[int, np.ndarray] = {}
+        batches = EvaluationBatches(split, tokens_per_batch)
+        for batch in (batches[i].to(device) for i in range(len(batches))):
+            found.update(zip(batch.index.tolist(), self.predictor.predict(batch), strict=True))
+        return [found[i] for i in range(len(records))]
+
+    def _record(self, number: int, sequence: str) -> Record:
+        if not sequence or not LETTERS.issuperset(sequence):
+            raise InputError(f"Sequence {number} is {sequence!r:.60}. Allowed letters: {''.join(sorted(LETTERS))}.")
+        context = self.description.spec.context
+        if context is not None and len(sequence) > context:
+            raise InputError(f"Sequence {number} has {len(sequence)} residues; the model takes {context}.")
+        regression = self.description.kind == "sequence_regression"
+        target = 0.0 if regression else np.full(len(sequence), IGNORE)
+        return Record(str(number), sequence, target, "test")
+
+
+def save(predictor: Predictor, description: Description, located: Located, folder: Path) -> None:
+    """Write a tuned model into `folder`, which is created."""
+    folder.mkdir(parents=True)
+    head = {f"head.{k}": v for k, v in predictor.head.state_dict().items()}
+    scale = {"target_mean": predictor.target_mean, "target_deviation": predictor.target_deviation}
+    _save_tensors({**head, **scale}, folder / "head.safetensors")
+    if isinstance(description.tuning, LoRA):
+        _save_adapter(predictor.backbone.network, folder / "adapter")
+    unchanged = located.source == "hub" and not isinstance(description.tuning, tunings.Full)
+    if not unchanged:
+        _save_backbone(predictor.backbone, folder / "backbone")
+    text = {
+        "layout": LAYOUT,
+        "model": _as_json(description.spec),
+        "tuning": _as_json(description.tuning),
+        "head": _as_json(description.head),
+        "task": {k: getattr(description, k) for k in ("task", "kind", "classes", "unit")},
+        "base": {"source": located.source, "revision": located.revision, "included": not unchanged},
+        "tokenizer_digest": description.spec.tokenizer.digest,
+    }
+    (folder / "plmft.json").write_text(json.dumps(text, indent=2) + "\n")
+
+
+def load(folder: Path, device: str = "cpu") -> Tuned:
+    """Build a saved model again.
+
+    Raises: InputError: the folder holds no tuned model, one of another layout, or the base can't be had.
+    """
+    file = folder / "plmft.json"
+    if not file.is_file():
+        raise InputError(f"{folder} holds no tuned model (no plmft.json). Name the folder `model` of a run.")
+    text = json.loads(file.read_text())
+    if text["layout"] != LAYOUT:
+        raise InputError(f"{file}: layout {text['layout']} is not {LAYOUT}, which this version of plmft reads.")
+    spec = _from_json(specs, text["model"])
+    task = {**text["task"], "classes": tuple(text["task"]["classes"])}
+    description = Description(spec, _from_json(tunings, text["tuning"]), _from_json(heads, text["head"]), **task)
+    predictor = build_predictor(
+        spec,
+        _base(spec, text["base"], folder),
+        tuning=tunings.Full(),
+        head=description.head,
+        kind=description.kind,
+        outputs=len(description.classes) or 1,
+    )
+    if isinstance(predictor.backbone, OneHotCnn):
+        predictor.backbone.load_state_dict(load_file(folder / "backbone" / "model.safetensors"))
+    description.tuning.apply(predictor.backbone)
+    if isinstance(description.tuning, LoRA):
+        _load_adapter(predictor.backbone.network, folder / "adapter")
+    _load_strictly(predictor, load_file(folder / "head.safetensors"), file)
+    return Tuned(predictor.eval().to(device), description)
+
+
+def _base(spec: Spec, base: dict[str, Any], folder: Path) -> Located:
+    if isinstance(spec, OneHotCnnSpec):
+        return Located("random")
+    if base["included"]:
+        return Located("folder", folder / "backbone")
+    return locate(dataclasses.replace(spec, init="pretrained", path=None, checkpoint=None, revision=base["revision"]))
+
+
+def _load_strictly(predictor: Predictor, state: dict[str, torch.Tensor], file: Path) -> None:
+    missing, unexpected = predictor.load_state_dict(state, strict=False)
+    missing = [name for name in missing if not name.startswith("backbone.")]
+    if missing or unexpected:
+        raise InputError(f"{file.parent}: weights do not fit. Missing: {missing}. Unexpected: {unexpected}.")
+
+
+def _save_adapter(network: nn.Module, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir()
+    state = get_peft_model_state_dict(network)
+    _save_tensors({PEFT_PREFIX + name: value for name, value in state.items()}, folder / "adapter_model.safetensors")
+    network.peft_config["default"].save_pretrained(folder)
+
+
+def _load_adapter(network: nn.Module, folder: Path) -> None:
+    from peft import set_peft_model_state_dict
+
+    state = load_file(folder / "adapter_model.safetensors")
+    outcome = set_peft_model_state_dict(network, {k.removeprefix(PEFT_PREFIX): v for k, v in state.items()})
+    lacking = [name for name in outcome.missing_keys if "lora_" in name]
+    if lacking or outcome.unexpected_keys:
+        raise InputError(
+            f"{folder}: the adapter does not fit. Missing: {lacking}. Unexpected: {outcome.unexpected_keys}."
+        )
+
+
+def _save_backbone(backbone: nn.Module, folder: Path) -> None:
+    if isinstance(backbone, OneHotCnn):
+        folder.mkdir()
+        _save_tensors(backbone.state_dict(), folder / "model.safetensors")
+    else:
+        save_network(backbone.network, folder)
+
+
+def _save_tensors(state: dict[str, torch.Tensor], file: Path) -> None:
+    empty = [name for name, value in state.items() if value.numel() == 0]
+    if empty or not state:
+        raise RuntimeError(f"{file}: refusing to write empty tensors {empty}")
+    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, file, {"format": "pt"})
+
+
+def _as_json(part: Spec | Tuning | Head) -> dict[str, Any]:
+    return {"type": type(part).__name__, **dataclasses.asdict(part)}
+
+
+def _from_json(module: Any, text: dict[str, Any]) -> Any:
+    """A dataclass of `module` by its name; nothing else can be named."""
+    kind = getattr(module, text["type"], None)
+    if not (dataclasses.is_dataclass(kind) and kind.__module__ == module.__name__):
+        raise InputError(f"plmft.json names an unknown part {text['type']!r}.")
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in text.items() if k != "type"})

@@ -1,0 +1,212 @@
+"""Each way of tuning learns what it should, and a saved model predicts the same to the last bit (field notes 18-20)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors import safe_open
+from transformers import AutoModel, EsmModel
+
+from plmft import InputError
+from plmft.models.build import build_predictor
+from plmft.models.head_spec import Head, ResidueHead, SequenceHead
+from plmft.models.predictor import Predictor, parameter_counts
+from plmft.models.spec import OneHotCnnSpec, Spec, TransformerSpec
+from plmft.models.tuned import Description, load, save
+from plmft.models.tuning import Frozen, Full, LoRA, Tuning
+from plmft.models.weights import Located, locate
+from plmft.training.optim import Optim
+from tests.unit.networks import packed
+
+LORA = LoRA(rank=2, alpha=4, dropout=0.0, targets=("attention", "feedforward"))
+TUNINGS = [Full(), Frozen(), LORA]
+HEADS = {"sequence_regression": SequenceHead("mean", 8, 0.0), "residue_classification": ResidueHead(0.0)}
+OPTIM = Optim(0.02, 1, None, 0.0, 0.0, "constant", 10.0, None)
+RANDOM = Located("random")
+
+
+def spec(family: str = "esm2") -> Spec:
+    if family == "onehot_cnn":
+        return OneHotCnnSpec("cnn", 16, 5, 2, 21 * 16 * 5 + 16 + 16 * 16 * 5 + 16, "", "")
+    vocabulary, positions = (30, 62) if family == "bert" else (33, 64)
+    # per layer: four projections, two feed-forward matrices, two norms; around them: embeddings and norms
+    layer = 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32
+    around = {"esm2": 64, "esm1b": positions * 32 + 128, "bert": (positions + 2) * 32 + 64}[family]
+    parameters = 2 * layer + vocabulary * 32 + around
+    return TransformerSpec(
+        "small", family, 2, 32, 4, 64, vocabulary, 60, positions, parameters, None, None, "", "", init="random"
+    )
+
+
+def predictor_of(family: str, tuning: Tuning, kind: str) -> Predictor:
+    torch.manual_seed(0)
+    outputs = 1 if kind == "sequence_regression" else 3
+    return build_predictor(spec(family), RANDOM, tuning=tuning, head=HEADS[kind], kind=kind, outputs=outputs)
+
+
+def train(predictor: Predictor, rng: np.random.Generator, family: str, steps: int = 30) -> list[float]:
+    _, batch = packed(rng, family, [5, 30, 12, 44], predictor.kind)
+    optimizer, _ = OPTIM.build(predictor, steps)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = predictor.loss_sum(batch)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize("family", ["esm2", "esm1b", "bert"])
+@pytest.mark.parametrize("tuning", TUNINGS, ids=lambda t: t.name)
+def test_each_tuning_learns_what_it_should(tuning: Tuning, family: str, kind: str, rng: np.random.Generator) -> None:
+    predictor = predictor_of(family, tuning, kind)
+    before = {name: p.detach().clone() for name, p in predictor.named_parameters()}
+    losses = train(predictor, rng, family)
+    assert losses[-1] < losses[0]
+    for name, parameter in predictor.named_parameters():
+        moved = not torch.equal(parameter, before[name])
+        if name.startswith("head."):
+            assert moved, f"{name} of the head did not learn"
+        elif tuning.name == "full":
+            # a key's bias shifts all scores of a query alike, which softmax forgets: its gradient is 0 but for rounding
+            assert moved or "key.bias" in name, f"{name} did not learn"
+        else:
+            assert moved == (".lora_" in name), f"{name}: moved is {moved}"
+
+
+def test_lora_sits_on_every_projection() -> None:
+    predictor = predictor_of("esm2", LORA, "sequence_regression")
+    adapted = [name for name, _ in predictor.backbone.network.named_modules() if name.endswith("lora_A.default")]
+    assert len(adapted) == 2 * 6  # query, key, value, attention output, two feed-forward matrices in each of 2 layers
+    only = predictor_of("esm2", LoRA(2, 4, 0.0, ("attention",)), "sequence_regression")
+    assert len([n for n, _ in only.backbone.network.named_modules() if n.endswith("lora_A.default")]) == 2 * 4
+    width, wide, rank = 32, 64, 2
+    per_layer = 4 * 2 * width * rank + 2 * (width + wide) * rank
+    head = parameter_counts(predictor.head)["total"]
+    assert parameter_counts(predictor)["trainable"] == 2 * per_layer + head
+
+
+def test_a_frozen_backbone_makes_no_graph(rng: np.random.Generator) -> None:
+    predictor = predictor_of("esm2", Frozen(), "sequence_regression").train()
+    assert not predictor.backbone.training and predictor.head.training
+    _, batch = packed(rng, "esm2", [5, 9])
+    assert not predictor.backbone(batch).requires_grad
+    assert predictor(batch).requires_grad
+
+
+def saved(
+    folder: Path,
+    family: str,
+    tuning: Tuning,
+    kind: str,
+    rng: np.random.Generator,
+    located: Located = RANDOM,
+    of: Spec | None = None,
+) -> tuple[Predictor, Description]:
+    predictor = predictor_of(family, tuning, kind)
+    train(predictor, rng, family, steps=5)
+    if kind == "sequence_regression":
+        predictor.fit_scale([1.0, 4.0, 5.0])
+    classes = () if kind == "sequence_regression" else ("H", "E", "C")
+    head: Head = HEADS[kind]
+    description = Description(of or spec(family), tuning, head, "demo", kind, classes, "unit")
+    save(predictor, description, located, folder)
+    return predictor, description
+
+
+@pytest.mark.parametrize("kind", HEADS)
+@pytest.mark.parametrize(
+    ("family", "tuning"),
+    [(f, t) for f in ("esm2", "esm1b", "bert") for t in TUNINGS] + [("onehot_cnn", Full())],
+    ids=lambda x: x if isinstance(x, str) else x.name,
+)
+def test_a_saved_model_predicts_the_same(
+    tmp_path: Path, family: str, tuning: Tuning, kind: str, rng: np.random.Generator
+) -> None:
+    predictor, _ = saved(tmp_path / "model", family, tuning, kind, rng)
+    again = load(tmp_path / "model")
+    sequences = ["MKV", "A", "W" * 60, "ACDEFGHIKLMNPQRSTVWYXUZOB"]
+    records = [again._record(i, s) for i, s in enumerate(sequences)]
+    expected = type(again)(predictor, again.description).predict_records(records, 50)
+    found = again.predict_records(records, 50)
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    public = again.predict(sequences)
+    assert len(public) == 4
+    if kind == "residue_classification":
+        assert [len(p) for p in public] == [len(s) for s in sequences] and set("".join(public)) <= set("HEC")
+
+
+def test_an_adapter_opens_with_peft_and_a_backbone_with_transformers(tmp_path: Path, rng: np.random.Generator) -> None:
+    predictor, _ = saved(tmp_path / "model", "esm2", LORA, "sequence_regression", rng)
+    base, info = EsmModel.from_pretrained(
+        tmp_path / "model" / "backbone", add_pooling_layer=False, output_loading_info=True
+    )
+    assert {k for k in info["missing_keys"] if not k.startswith("contact_head")} == set() == info["unexpected_keys"]
+    other = PeftModel.from_pretrained(base, tmp_path / "model" / "adapter").eval()
+    _, batch = packed(rng, "esm2", [7, 30])
+    tokens, mask = batch.padded(1)
+    theirs = other(input_ids=tokens, attention_mask=mask.long()).last_hidden_state[mask]
+    torch.testing.assert_close(predictor.eval().backbone(batch), theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tuned_backbone_can_be_tuned_on(tmp_path: Path, rng: np.random.Generator) -> None:
+    saved(tmp_path / "model", "bert", Full(), "sequence_regression", rng)
+    assert AutoModel.from_pretrained(tmp_path / "model" / "backbone").config.model_type == "bert"
+    fresh = spec("bert")
+    path = str(tmp_path / "model" / "backbone")
+    chosen = type(fresh)(**{**vars(fresh), "path": path, "init": "pretrained"})
+    build_predictor(
+        chosen, locate(chosen), tuning=Full(), head=HEADS["sequence_regression"], kind="sequence_regression", outputs=1
+    )
+
+
+def test_a_hub_base_is_named_and_not_copied(tmp_path: Path, rng: np.random.Generator) -> None:
+    saved(tmp_path / "lora", "esm2", LORA, "sequence_regression", rng, Located("hub", tmp_path, "a" * 40))
+    assert not (tmp_path / "lora" / "backbone").exists()
+    base = json.loads((tmp_path / "lora" / "plmft.json").read_text())["base"]
+    assert base == {"source": "hub", "revision": "a" * 40, "included": False}
+    saved(tmp_path / "full", "esm2", Full(), "sequence_regression", rng, Located("hub", tmp_path, "a" * 40))
+    assert (tmp_path / "full" / "backbone" / "model.safetensors").is_file()
+
+
+def test_what_is_no_tuned_model_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    with pytest.raises(InputError, match=r"no plmft\.json"):
+        load(tmp_path)
+    saved(tmp_path / "model", "esm2", Frozen(), "sequence_regression", rng)
+    file = tmp_path / "model" / "plmft.json"
+    text = json.loads(file.read_text())
+    file.write_text(json.dumps({**text, "layout": 99}))
+    with pytest.raises(InputError, match="layout 99"):
+        load(tmp_path / "model")
+    file.write_text(json.dumps({**text, "tuning": {"type": "annotations"}}))
+    with pytest.raises(InputError, match="unknown part"):
+        load(tmp_path / "model")
+    with safe_open(tmp_path / "model" / "head.safetensors", "pt") as head:
+        assert all(head.get_tensor(name).numel() for name in head.keys())  # noqa: SIM118
+
+
+def test_bad_sequences_are_refused_when_predicting(tmp_path: Path, rng: np.random.Generator) -> None:
+    saved(tmp_path / "model", "esm2", Frozen(), "sequence_regression", rng)
+    tuned = load(tmp_path / "model")
+    assert tuned.predict([]) == []
+    for bad in ("", "mkv", "MK V", "M" * 61):
+        with pytest.raises(InputError):
+            tuned.predict(["MKV", bad])
+
+
+def test_the_schedule_rises_and_falls() -> None:
+    optim = Optim(1.0, 1, None, 0.0, 0.1, "linear", 1.0, None)
+    rates = [optim.rate(step, 100) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9] == 1.0 and max(rates) == 1.0
+    assert rates[55] == pytest.approx(0.5) and 0 < rates[-1] < 0.02
+    cosine = Optim(1.0, 1, None, 0.0, 0.1, "cosine", 1.0, None)
+    assert cosine.rate(55, 100) == pytest.approx(0.5) and cosine.rate(100, 100) == pytest.approx(0.0)
+    assert Optim(1.0, 1, None, 0.0, 0.0, "constant", 1.0, None).rate(99, 100) == 1.0
+    assert Optim(1.0, 4, 30, 0.0, 0.0, "constant", 1.0, None).total_steps(10) == 30
+    assert Optim(1.0, 4, 300, 0.0, 0.0, "constant", 1.0, None).total_steps(10) == 40
