@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from plmft.data.records import IGNORE
+from plmft.metrics.evaluate import METRICS, evaluate
+
+N, CLASSES = 60, ("H", "E", "C")
+
+
+def samples(kind, seed=0):
+    """(predicted, measured) of 60 samples; predictions are right in some 2 of 3 cases."""
+    rng = np.random.default_rng(seed)
+    if kind == "sequence_regression":
+        measured = rng.normal(size=N).round(1)
+        return measured + rng.normal(size=N).round(1), measured
+    measured = [rng.integers(0, 3, length) for length in rng.integers(5, 30, N)]
+    predicted = [np.where(rng.random(len(m)) < 0.5, m, rng.integers(0, 3, len(m))) for m in measured]
+    if kind == "sequence_classification":
+        return np.array([p[0] for p in predicted]), np.array([m[0] for m in measured])
+    for sequence in measured:
+        sequence[rng.random(len(sequence)) < 0.2] = IGNORE
+    measured[7][:] = IGNORE
+    return predicted, measured
+
+
+def reorder(side, order):
+    return side[order] if isinstance(side, np.ndarray) else [side[i] for i in order]
+
+
+CASES = [(kind, primary) for kind, names in METRICS.items() for primary in names]
+
+
+@pytest.mark.parametrize(("kind", "primary"), CASES)
+def test_every_primary_metric_lies_inside_its_interval(kind, primary):
+    found = evaluate(kind, *samples(kind), classes=CLASSES, seed=0, primary=primary)
+    assert set(METRICS[kind]) <= found.keys()
+    assert found[f"{primary}_ci_low"] < found[primary] < found[f"{primary}_ci_high"]
+    assert sum(name.endswith(("_ci_low", "_ci_high")) for name in found) == 2
+    assert all(type(value) is float for value in found.values())
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_intervals_equal_scoring_each_resample_anew(kind):
+    predicted, measured = samples(kind)
+    labelled = [i for i in range(N) if kind != "residue_classification" or (measured[i] != IGNORE).any()]
+    rng, scores = np.random.default_rng(5), []
+    for _ in range(1000):
+        chosen = [labelled[i] for i in rng.integers(0, len(labelled), len(labelled))]
+        pair = reorder(predicted, chosen), reorder(measured, chosen)
+        scores.append(evaluate(kind, *pair, classes=CLASSES, seed=0, with_intervals=False, primary=METRICS[kind][0]))
+    for primary in METRICS[kind]:
+        found = evaluate(kind, predicted, measured, classes=CLASSES, seed=5, primary=primary)
+        ends = found[f"{primary}_ci_low"], found[f"{primary}_ci_high"]
+        assert ends == pytest.approx(np.quantile([s[primary] for s in scores], [0.025, 0.975]), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_batches_and_order_do_not_matter(kind):
+    predicted, measured = samples(kind)
+    order = np.random.default_rng(1).permutation(N)
+    scores = [
+        evaluate(kind, *pair, classes=CLASSES, seed=0, with_intervals=False, primary=METRICS[kind][0])
+        for pair in ((predicted, measured), (reorder(predicted, order), reorder(measured, order)))
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_seed_fixes_the_interval_and_nothing_else(kind):
+    primary = METRICS[kind][0]
+    first, again, other = (evaluate(kind, *samples(kind), classes=CLASSES, seed=s, primary=primary) for s in (1, 1, 2))
+    assert first == again
+    assert {k for k in first if first[k] != other[k]} <= {f"{primary}_ci_low", f"{primary}_ci_high"}
+
+
+@pytest.mark.parametrize("kind", METRICS)
+def test_perfect_predictor(kind):
+    _, measured = samples(kind)
+    predicted = [np.where(m == IGNORE, 0, m) for m in measured] if kind == "residue_classification" else measured
+    found = evaluate(kind, predicted, measured, classes=CLASSES, seed=0, primary=METRICS[kind][0])
+    errors = {name: found.pop(name) for name in ("mae", "mse") if name in found}
+    assert set(found.values()) == {1.0}
+    assert set(errors.values()) <= {0.0}
+
+
+def test_constant_prediction_has_neither_correlation_nor_interval():
+    measured = np.arange(10.0)
+    found = evaluate("sequence_regression", np.full(10, 4.5), measured, seed=0, primary="spearman")
+    assert found == {"mae": 2.5, "mse": 8.25, "r2": 0.0}
+
+
+def test_lists_of_scalars_are_samples():
+    predicted, measured = samples("sequence_regression")
+    as_lists = [np.asarray(x) for x in predicted], [np.asarray(x) for x in measured]
+    scores = [
+        evaluate("sequence_regression", *pair, seed=0, primary="spearman") for pair in ((predicted, measured), as_lists)
+    ]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "primary", "message"),
+    [
+        (
+            "sequence_regresion",
+            "spearman",
+            "'sequence_regresion' is no known kind. Did you mean 'sequence_regression'?",
+        ),
+        ("contacts", "accuracy", "'contacts' is no known kind"),
+        ("sequence_regression", "spearmen", "no known metric of sequence_regression. Did you mean 'spearman'?"),
+        ("residue_classification", "mcc", "Known: accuracy, accuracy_per_protein, f1_macro"),
+    ],
+)
+def test_unknown_kind_or_primary_metric_is_named(kind, primary, message):
+    with pytest.raises(ValueError) as error:
+        evaluate(kind, [], [], seed=0, primary=primary)
+    assert message in str(error.value)
