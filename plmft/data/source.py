@@ -33,9 +33,15 @@ class Source:
     remote: Mapping[Split, RemoteFile]
 
     def paths(self, place: DataPlace) -> dict[Split, Path]:
-        """One existing file for each split. Raises: InputError: not found, or it can't be downloaded."""
+        """One existing file for each split. Raises: InputError: not found or readable, or no download."""
         if place.folder is not None:
-            return {split: self._local(place.folder, names) for split, names in self.names.items()}
+            try:
+                return {split: self._local(place.folder, names) for split, names in self.names.items()}
+            except OSError as error:
+                raise InputError(
+                    f"The data folder {place.folder} can't be read ({error.strerror}). Mend its permissions, or set "
+                    "data.dir or PLMFT_DATA to another one."
+                ) from None
         return {split: download(file, place.cache / self.folder, attempts=3) for split, file in self.remote.items()}
 
     def _local(self, folder: Path, names: tuple[str, ...]) -> Path:

@@ -1,0 +1,123 @@
+"""What a run leaves behind: summary.json, predictions.parquet, and the table that ends it."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from plmft.data.records import IGNORE, Record
+from plmft.data.task import Task
+from plmft.efficiency.phase import PhaseCost
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Figures of a finished run under their MLflow names, and what must be said about them."""
+
+    metrics: dict[str, float]
+    cost: dict[str, float]
+    notes: dict[str, str]
+
+
+def named_costs(costs: dict[str, PhaseCost]) -> tuple[dict[str, float], dict[str, str]]:
+    """`cost/...` for the phase fit, `cost/<phase>/...` for the others; notes under the same names."""
+    values, notes = {}, {}
+    for phase, cost in costs.items():
+        prefix = "cost/" if phase == "fit" else f"cost/{phase}/"
+        values |= {prefix + name: value for name, value in cost.values.items()}
+        notes |= {prefix + name: text for name, text in cost.notes.items()}
+    return values, notes
+
+
+def write_summary(file: Path, about: dict[str, object], outcome: Outcome) -> None:
+    """Write summary.json at once or not at all."""
+    text = {**about, "metrics": outcome.metrics, "cost": outcome.cost, "notes": outcome.notes}
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(text, indent=2) + "\n")
+    os.replace(part, file)
+
+
+def write_predictions(file: Path, task: Task, records: Sequence[Record], predictions: Sequence[np.ndarray]) -> None:
+    """One row a test record: id, sequence, measured and predicted; classes as strings of letters, `.` for no label."""
+    if task.classes:
+        letters = dict(enumerate(task.classes)) | {IGNORE: "."}
+        measured = ["".join(letters[c] for c in r.target) for r in records]
+        predicted = ["".join(letters[c] for c in p) for p in predictions]
+    else:
+        measured, predicted = [r.target for r in records], [float(p) for p in predictions]
+    columns = {
+        "id": [r.id for r in records],
+        "sequence": [r.sequence for r in records],
+        "measured": measured,
+        "predicted": predicted,
+    }
+    pd.DataFrame(columns).to_parquet(file, index=False)
+
+
+def show(console: Console, task: Task, title: str, outcome: Outcome) -> None:
+    """Print the table of accuracy and cost."""
+    table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
+    for name, value in [*_accuracy_rows(task, outcome.metrics), *_cost_rows(outcome)]:
+        table.add_row(name, value)
+    console.print(table)
+    for name, note in outcome.notes.items():
+        if not name.startswith("cost/test/"):
+            console.print(f"{name}: {note}", style="dim", highlight=False)
+
+
+def _accuracy_rows(task: Task, metrics: dict[str, float]) -> list[tuple[str, str]]:
+    unit = f" ({task.unit})" if task.unit else ""
+    rows = [
+        ("records train / valid / test", " / ".join(f"{metrics[f'data/{s}']:,.0f}" for s in ("train", "valid", "test")))
+    ]
+    hidden = ("_ci_low", "_ci_high", "_ceiling")
+    for name, value in metrics.items():
+        short = name.removeprefix("test/")
+        if not name.startswith("test/") or short.endswith(hidden) or short.startswith("records_"):
+            continue
+        low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
+        interval = f"  (95 % {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
+        rows.append((f"test {short}{unit if short.startswith(('mae', 'mse')) else ''}", f"{value:.3f}{interval}"))
+    primary = task.primary_metric
+    ceiling, baseline = metrics.get(f"test/{primary}_ceiling"), metrics.get(f"baseline/{primary}")
+    if ceiling is not None:
+        rows.append((f"{primary} ceiling", f"{ceiling:.3f}"))
+    for name in [primary] if baseline is not None else [m for m in ("mae", "mse") if f"baseline/{m}" in metrics]:
+        kind = "likeliest class by amino acid" if task.classes else "mean of train"
+        rows.append((f"{name} of {kind}", f"{metrics[f'baseline/{name}']:.3f}"))
+    return rows
+
+
+COST_ROWS = (
+    ("step time p50 / p95", ("step_time_ms_p50", "step_time_ms_p95"), "ms", 1.0),
+    ("waiting for data", ("data_wait_fraction",), "% of a step", 100.0),
+    ("residues", ("residues_per_s",), "/s", 1.0),
+    ("sequences", ("sequences_per_s",), "/s", 1.0),
+    ("peak memory, accelerator", ("peak_memory_gb",), "GB", 1.0),
+    ("peak memory, host", ("peak_host_memory_gb",), "GB", 1.0),
+    ("energy", ("energy_j",), "J", 1.0),
+    ("model FLOPs used (MFU)", ("mfu",), "% of peak", 100.0),
+    ("training time", ("wall_time_s",), "s", 1.0),
+    ("price", ("usd",), "USD", 1.0),
+)
+
+
+def _cost_rows(outcome: Outcome) -> list[tuple[str, str]]:
+    rows = []
+    for label, names, unit, factor in COST_ROWS:
+        values = [outcome.cost.get(f"cost/{name}") for name in names]
+        if None not in values:
+            rows.append((label, " / ".join(_figure(v * factor) for v in values) + f" {unit}"))
+        elif label == "energy":
+            rows.append((label, "absent: " + outcome.notes.get("cost/energy_j", "not measured")))
+    return rows
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
