@@ -200,8 +200,12 @@ class Run:
         self._send("log_batch", self.id, params=entries, synchronous=True)  # MLflow's client cuts it into hundreds
 
     def _send(self, call: str, *arguments: Any, **options: Any) -> Any:
-        """The one way to the store: a method of MLflow's client by name, and its arguments."""
-        return getattr(self._client, call)(*arguments, **options)
+        """The one way to the store: a method of MLflow's client by name, and its arguments.
+
+        Raises: InputError: the store refuses or can't be written. OSError: an artifact can't be copied.
+        """
+        with refusals(self._uri):
+            return getattr(self._client, call)(*arguments, **options)
 
 
 def _texts(values: Mapping[str, object], longest: int) -> dict[str, str]:

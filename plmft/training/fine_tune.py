@@ -16,6 +16,7 @@ from rich.console import Console
 from plmft import InputError
 from plmft.efficiency.phase import PhaseCost
 from plmft.models.predictor import Predictor
+from plmft.training.checkpoints import WholeCheckpoints
 from plmft.training.data import PackedData
 from plmft.training.hardware import Device
 from plmft.training.metering import Metering
@@ -81,6 +82,7 @@ def _trainer(device: Device, epochs: int, callbacks: list[pl.Callback], folder: 
         max_epochs=epochs,
         reload_dataloaders_every_n_epochs=1,
         callbacks=callbacks,
+        plugins=[WholeCheckpoints()],
         default_root_dir=folder,
         logger=False,
         num_sanity_val_steps=0,
