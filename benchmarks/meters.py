@@ -11,6 +11,7 @@ import platform
 import statistics
 import time
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ from plmft.training.cost import make_metering
 from plmft.training.hardware import Device, Hardware
 from plmft.training.metering import Metering
 
-HEAD = SequenceHead("mean", 512, 0.0)
+HEAD = SequenceHead("mean", False, 512, 0.0)
 LENGTH, BATCH_SIZE = 237, 16
 
 
@@ -102,7 +103,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["esm2_tiny", "esm2_8m"])
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if "model name" in line), "unknown CPU")
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if "model name" in line), "unknown CPU")
     print(f"{date.today()}, {cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}, {platform.system()}")
     print("| model | step without meters | step with meters | ratio | the meters' own time | share of a step |")
     print("|---|---|---|---|---|---|")

@@ -12,6 +12,14 @@ def mean_pool(vectors_TD: Tensor, batch: PackedBatch) -> Tensor:
     return _weighted_sum(vectors_TD, weights_T, batch) / _sum(weights_T, batch)[:, None]
 
 
+def max_pool(vectors_TD: Tensor, batch: PackedBatch) -> Tensor:
+    """(N, D) float32: the highest value of each feature over the residues of each sequence."""
+    residues_TD = vectors_TD.float().masked_fill(~batch.is_residue[:, None], float("-inf"))
+    owner_TD = batch.owner[:, None].expand_as(residues_TD)
+    lowest_ND = residues_TD.new_full((len(batch.lengths), vectors_TD.shape[1]), float("-inf"))
+    return lowest_ND.scatter_reduce(0, owner_TD, residues_TD, "amax")
+
+
 def attention_pool(vectors_TD: Tensor, scores_T: Tensor, batch: PackedBatch) -> Tensor:
     """(N, D) float32: mean over residues weighted by the softmax of their scores within each sequence."""
     scores_T = scores_T.float().masked_fill(~batch.is_residue, float("-inf"))
@@ -31,26 +39,48 @@ def _sum(weights_T: Tensor, batch: PackedBatch) -> Tensor:
     return weights_T.new_zeros(len(batch.lengths)).index_add(0, batch.owner, weights_T)
 
 
-class SequenceMlp(nn.Module):
-    """Pool, then dropout, linear, GELU, dropout, linear. Returns (N, outputs)."""
+class StepNorm(nn.BatchNorm1d):
+    """Batch normalisation (Ioffe & Szegedy 2015) over the sequences of an optimizer step; running values at inference.
 
-    def __init__(self, width: int, outputs: int, *, pooling: str, hidden: int, dropout: float) -> None:
+    Pooled vectors of variants of one protein are almost equal. What they share drowns the gradient of what sets them
+    apart, until it is subtracted. A step of one sequence, which has no spread, is normalised by the running values.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """input: (N, D)."""
+        if self.training and len(input) == 1:
+            values = self.running_mean, self.running_var, self.weight, self.bias
+            return nn.functional.batch_norm(input, *values, eps=self.eps)
+        return super().forward(input)
+
+
+class SequenceMlp(nn.Module):
+    """Pool, normalise if asked for, then dropout, linear, GELU, dropout, linear. Returns (N, outputs)."""
+
+    def __init__(self, width: int, outputs: int, *, pooling: str, normalize: bool, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.pooling = pooling
+        self.pooling, self.normalize = pooling, normalize
         self.score = nn.Linear(width, 1) if pooling == "attention" else None
         self.layers = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+            StepNorm(width) if normalize else nn.Identity(),
+            nn.Dropout(dropout),
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden, outputs),
         )
 
     def forward(self, vectors_TD: Tensor, batch: PackedBatch) -> Tensor:
         """vectors: (T, D)."""
+        return self.layers(self.pool(vectors_TD, batch))
+
+    def pool(self, vectors_TD: Tensor, batch: PackedBatch) -> Tensor:
+        """(N, D), before normalisation."""
         if self.score is not None:
-            pooled_ND = attention_pool(vectors_TD, self.score(vectors_TD)[:, 0], batch)
-        elif self.pooling == "cls":
-            pooled_ND = vectors_TD[batch.cu_seqlens[:-1].long()]
-        else:
-            pooled_ND = mean_pool(vectors_TD, batch)
-        return self.layers(pooled_ND)
+            return attention_pool(vectors_TD, self.score(vectors_TD)[:, 0], batch)
+        if self.pooling == "cls":
+            return vectors_TD[batch.cu_seqlens[:-1].long()]
+        return max_pool(vectors_TD, batch) if self.pooling == "max" else mean_pool(vectors_TD, batch)
 
 
 class ResidueLinear(nn.Module):

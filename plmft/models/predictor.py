@@ -1,6 +1,6 @@
 """Backbone and head together: a PackedBatch in; loss and predictions in the task's own unit out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plmft import InputError
-from plmft.data.packing import PackedBatch
+from plmft.data.packing import PackedBatch, StepBatch
 from plmft.data.records import IGNORE, Kind
 
 
@@ -45,18 +45,68 @@ class Predictor(nn.Module):
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """(N,) standardised values, or (T, C) scores."""
+        vectors = self._vectors(batch)
+        # a mean over hundreds of residues differs between variants in its last bits: bf16 would round that away
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self._outputs(self.head(vectors.float(), batch))
+
+    def _vectors(self, batch: PackedBatch) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            vectors = self.backbone(batch)
-        outputs = self.head(vectors, batch)
+            return self.backbone(batch)
+
+    def _outputs(self, outputs: Tensor) -> Tensor:
         return outputs[:, 0] if self.kind == "sequence_regression" else outputs
 
     def loss_sum(self, batch: PackedBatch) -> Tensor:
         """Squared errors (of standardised targets) or cross-entropies, summed over the batch's targets, in float32."""
-        outputs = self(batch).float()
+        return self._loss_sum(self(batch).float(), batch.targets)
+
+    def _loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.kind == "sequence_regression":
-            wanted = (batch.targets - self.target_mean) / self.target_deviation
+            wanted = (targets - self.target_mean) / self.target_deviation
             return F.mse_loss(outputs, wanted, reduction="sum")
-        return F.cross_entropy(outputs, batch.targets, ignore_index=IGNORE, reduction="sum")
+        return F.cross_entropy(outputs, targets, ignore_index=IGNORE, reduction="sum")
+
+    def backward_step(self, step: StepBatch, backward: Callable[[Tensor], None]) -> Tensor:
+        """Gradients of one optimizer step's mean loss a target, the same however the step was cut.
+
+        Args:
+            backward: called with each scalar whose gradients are to be added.
+        Returns: the mean loss, without a graph.
+        """
+        targets = max(1, step.targets)
+        if len(step.micro) > 1 and getattr(self.head, "normalize", False):
+            return self._backward_whole(step, targets, backward)
+        losses = []
+        for batch in step.micro:
+            loss = self.loss_sum(batch) / targets
+            backward(loss)
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
+
+    def _backward_whole(self, step: StepBatch, targets: int, backward: Callable[[Tensor], None]) -> Tensor:
+        """Normalisation needs all pooled vectors of the step, memory holds the graph of one micro-step: so each is
+        pooled without a graph, the head gives its gradients, and each is pooled again to pass them on (Gao et al.
+        2021, gradient caching). The random state is the same in both passes, so dropout is, too.
+        """
+        with torch.no_grad(), torch.random.fork_rng():
+            pooled = torch.cat([self._pooled(batch) for batch in step.micro])
+        pooled.requires_grad_()
+        with torch.autocast(pooled.device.type, enabled=False), torch.random.fork_rng():
+            outputs = self._outputs(self.head.layers(pooled))
+            loss = self._loss_sum(outputs, torch.cat([batch.targets for batch in step.micro])) / targets
+        backward(loss)
+        if any(p.requires_grad for p in self.backbone.parameters()) or self.head.score is not None:
+            for batch, gradient in zip(
+                step.micro, pooled.grad.split([len(b.lengths) for b in step.micro]), strict=True
+            ):
+                backward((self._pooled(batch) * gradient).sum())
+        return loss.detach()
+
+    def _pooled(self, batch: PackedBatch) -> Tensor:
+        vectors = self._vectors(batch)
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.head.pool(vectors.float(), batch)
 
     @torch.no_grad()
     def predict(self, batch: PackedBatch) -> list[np.ndarray]:

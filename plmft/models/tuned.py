@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 import plmft.models.head_spec as heads
@@ -34,7 +34,7 @@ from plmft.models.head_spec import Head
 from plmft.models.predictor import Predictor
 from plmft.models.spec import OneHotCnnSpec, Spec
 from plmft.models.tuning import LoRA, Tuning
-from plmft.models.weights import Located, locate, save_network
+from plmft.models.weights import Located, locate, save_network, write_tensors
 
 LAYOUT = 1
 PEFT_PREFIX = "base_model.model."
@@ -196,7 +196,7 @@ def _save_tensors(state: dict[str, torch.Tensor], file: Path) -> None:
     empty = [name for name, value in state.items() if value.numel() == 0]
     if empty or not state:
         raise RuntimeError(f"{file}: refusing to write empty tensors {empty}")
-    save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, file, {"format": "pt"})
+    write_tensors({name: value.detach().cpu().contiguous() for name, value in state.items()}, file)
 
 
 def _as_json(part: Spec | Tuning | Head) -> dict[str, Any]:

@@ -9,6 +9,9 @@ import copy
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel, EsmConfig, EsmModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
 from plmft import InputError
 from plmft.models.fair_esm import read_fair_esm
@@ -93,6 +97,10 @@ def locate(spec: Spec) -> Located:
     if len(given) > 1 and spec.family != "onehot_cnn":
         raise InputError(f"{' and '.join(given)} exclude each other. Leave one: each says where the weights come from.")
     if spec.init == "random":
+        if isinstance(spec, TransformerSpec):
+            with torch.device("meta"):
+                count = sum(weights.numel() for weights in build(spec).parameters())
+            spec.check_figures({"parameters": count}, f"{spec.name} with these figures")
         return Located("random")
     if spec.checkpoint is not None:
         return _locate_fair_esm(spec, Path(spec.checkpoint).expanduser())
@@ -143,9 +151,19 @@ def save_network(network: PreTrainedModel, folder: Path) -> None:
     config.architectures = ["EsmModel" if config.model_type == "esm" else "BertModel"]
     folder.mkdir(parents=True, exist_ok=True)
     half_written = folder / f"{WEIGHTS}.part"
-    save_file(tensors, half_written, metadata={"format": "pt"})
+    write_tensors(tensors, half_written)
     (folder / CONFIG).write_text(config.to_json_string())
     os.replace(half_written, folder / WEIGHTS)
+
+
+def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
+    """Write a safetensors file. Raises: OSError: no room, or no right to write; safetensors tells it as text alone."""
+    try:
+        save_file(tensors, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        if found := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
+        raise
 
 
 def _locate_fair_esm(spec: TransformerSpec, path: Path) -> Located:
@@ -234,14 +252,15 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
 
 def _fill(spec: TransformerSpec, config: PreTrainedConfig, state: dict[str, Tensor], where: Path) -> PreTrainedModel:
     network_class = _network(spec)
-    network, report = network_class.from_pretrained(
-        None,
-        config=config,
-        state_dict=_own(state, network_class.base_model_prefix),
-        dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # reported, and refused below
-        output_loading_info=True,
-    )
+    with _unheard():
+        network, report = network_class.from_pretrained(
+            None,
+            config=config,
+            state_dict=_own(state, network_class.base_model_prefix),
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,  # reported, and refused below
+            output_loading_info=True,
+        )
     faults = {
         "missing": set(report["missing_keys"]) - {ROTARY},  # computed where a file leaves it out
         "surplus": report["unexpected_keys"],
@@ -252,6 +271,20 @@ def _fill(spec: TransformerSpec, config: PreTrainedConfig, state: dict[str, Tens
         raise InputError(f"{where} does not fit {spec.name}. Weights {'; '.join(told)}. Give its own checkpoint.")
     spec.check_figures({"parameters": sum(weights.numel() for weights in network.parameters())}, str(where))
     return network
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Hold back transformers' progress bar and its report of faults: ours is the one message."""
+    bar, level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+    hf_logging.disable_progress_bar()
+    hf_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hf_logging.set_verbosity(level)
+        if bar:
+            hf_logging.enable_progress_bar()
 
 
 def _own(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -76,33 +76,40 @@ def experiment_id(client: "MlflowClient", uri: str, name: str, runs: Path) -> st
 
 @contextmanager
 def refusals(uri: str) -> Iterator[None]:
-    """Turn what a store or its driver says against us into one InputError."""
+    """Turn what a store or its driver says against us into one InputError, without MLflow's own traceback."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield
+        with _only_from(logging.CRITICAL, "mlflow.store.db.utils"):
+            yield
     except ModuleNotFoundError as error:
         raise InputError(
             f"tracking.uri={mask(uri)} needs the Python package {error.name}. Install it, or use SQLite or a server."
         ) from error
     except (MlflowException, SQLAlchemyError) as error:
-        lines = str(error).strip().splitlines()
+        lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
         raise InputError(f"MLflow store {mask(uri)}: {mask(lines[0]) if lines else type(error).__name__}") from error
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hold back MLflow's and Alembic's INFO lines (a new database's migrations, a model's saving); warnings pass."""
-    loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
+    with _only_from(logging.WARNING, "mlflow", "alembic"):
+        yield
+
+
+@contextmanager
+def _only_from(level: int, *names: str) -> Iterator[None]:
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(max(logger.level, logging.WARNING))
+        logger.setLevel(max(logger.level, level))
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for logger, before in zip(loggers, levels, strict=True):
+            logger.setLevel(before)
 
 
 def _check_server(uri: str) -> None:

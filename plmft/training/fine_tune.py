@@ -114,5 +114,5 @@ def _restore(module: FineTuning, path: Path) -> int:
 def _quiet() -> None:
     """Silence Lightning's remarks about choices that are made here on purpose."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    for text in (".*does not have many workers.*", ".*Checkpoint directory.*exists.*", ".*LeafSpec.*is deprecated.*"):
-        warnings.filterwarnings("ignore", text)
+    for text in ("does not have many workers", "Checkpoint directory", "LeafSpec.*is deprecated", "in eval mode"):
+        warnings.filterwarnings("ignore", f".*{text}.*")

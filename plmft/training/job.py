@@ -38,6 +38,8 @@ from plmft.training.optim import Optim
 from plmft.training.outcome import Outcome, named_costs, show, write_predictions, write_summary
 from plmft.training.scoring import baseline_metrics, metrics_of_test, score
 
+RESERVE_BYTES = 1 << 20
+
 
 @dataclass(frozen=True)
 class Job:
@@ -73,9 +75,10 @@ class Job:
         folder = runs / "work" / name
         with _ended(tracked, console, folder):
             folder.mkdir(parents=True)
-            self._record_beginning(tracked, dataset, predictor)
-            result = self._fine_tune(predictor, dataset, device, folder, tracked, console)
-            outcome = self._record(predictor, dataset, located, result, folder, tracked)
+            with _reserve(folder):
+                self._record_beginning(tracked, dataset, predictor)
+                result = self._fine_tune(predictor, dataset, device, folder, tracked, console)
+                outcome = self._record(predictor, dataset, located, result, folder, tracked)
         show(
             console,
             self.task,
@@ -115,7 +118,8 @@ class Job:
             told = ", ".join(f"{pair} {n}" for pair, n in shared.items())
             say(f"The same sequence stands in two splits: {told}. Kept, as published.")
         if dataset.cropped:
-            say(f"Cropped to {self.model.context} residues: {dataset.cropped}")
+            told = ", ".join(f"{split} {n}" for split, n in dataset.cropped.items())
+            say(f"Cropped to {self.model.context} residues: {told}")
         where = device.name or "CPU"
         say(f"{self.model.name}: {self._weights(located)}; {self.tuning.name}; {where}, {device.precision}")
 
@@ -235,6 +239,17 @@ class Job:
         )
         save(predictor.to("cpu"), description, located, folder / "model")
         tracked.model(folder / "model", [record.sequence for record in test[:2]], self.task.kind)
+
+
+@contextmanager
+def _reserve(folder: Path) -> Iterator[None]:
+    """Hold a little of the disk until the end, so that on a full one the store can still be told how the run ended."""
+    file = folder / ".reserve"
+    file.write_bytes(bytes(RESERVE_BYTES))
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -47,15 +47,11 @@ class FineTuning(pl.LightningModule):
         """One optimizer step; returns its mean loss a target."""
         optimizer = self.optimizers()
         optimizer.zero_grad()
-        losses = []
-        for batch in step.micro:
-            loss = self.predictor.loss_sum(batch) / max(1, step.targets)
-            self.manual_backward(loss)
-            losses.append(loss.detach())
+        loss = self.predictor.backward_step(step, self.manual_backward)
         torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), self._optim.clip_norm)
         optimizer.step()
         self.lr_schedulers().step()
-        return torch.stack(losses).sum()
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         """Forget the predictions of the validation before."""

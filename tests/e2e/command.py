@@ -7,6 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +55,9 @@ class Ended:
 def environment(runs: Path, **changes: str) -> dict[str, str]:
     """This environment without data, with a runs folder."""
     inherited = {name: value for name, value in os.environ.items() if name != "PLMFT_DATA"}
-    return inherited | {"PLMFT_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "COLUMNS": "160"} | changes
+    return (
+        inherited | {"PLMFT_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "OMP_NUM_THREADS": "1"} | changes
+    )
 
 
 def arguments(*overrides: str) -> list[str]:
@@ -83,13 +88,25 @@ def run_here(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     capfd.readouterr()
     code = 0
     try:
-        main()
+        with as_in_a_process():
+            main()
     except SystemExit as exit_:
         code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     finally:
         GlobalHydra.instance().clear()
         signal.signal(signal.SIGTERM, handler)
     return Ended(code, *capfd.readouterr())
+
+
+@contextmanager
+def as_in_a_process() -> Iterator[None]:
+    """Warnings go to stderr by Python's own defaults, as they do outside of pytest."""
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        for silent in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", silent)
+        warnings.showwarning = lambda *warned: print(warnings.formatwarning(*warned[:4]), file=sys.stderr)
+        yield
 
 
 def stored_runs(runs: Path) -> list:

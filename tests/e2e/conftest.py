@@ -1,12 +1,23 @@
 """What every test of the command needs: a runs folder of its own, no data, and a database that is made only once."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from tests.e2e.command import Ended, run_here
+from tests.e2e.command import Ended, brightness_rows, run_here, write_brightness
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks so small are slower on several cores, and much slower where others use the cores too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +56,12 @@ def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return run_here(capfd, monkeypatch, *overrides)
 
     return run
+
+
+@pytest.fixture
+def data(tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A sound data set of the task fluorescence, in PLMFT_DATA."""
+    splits = {split: brightness_rows(rng, count) for split, count in {"train": 24, "valid": 8, "test": 12}.items()}
+    folder = write_brightness(tmp_path / "data", splits)
+    monkeypatch.setenv("PLMFT_DATA", str(folder))
+    return folder

@@ -2,24 +2,13 @@
 
 import gzip
 import json
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import random_sequence
-from tests.e2e.command import (
-    BRIGHTNESS,
-    TINY,
-    assert_nothing_left,
-    brightness_rows,
-    environment,
-    run_apart,
-    statuses,
-    write_brightness,
-)
+from tests.e2e.command import BRIGHTNESS, assert_nothing_left, brightness_rows, run_apart, statuses, write_brightness
 from tests.e2e.powers import ordinary_user
 
 RANDOM = ("model=esm2_tiny", "task=fluorescence")
@@ -61,15 +50,6 @@ def test_all_mistakes_are_told_at_once(runs: Path) -> None:
     ended = run_apart(runs, "optim.lr=-1", "batch_size=0", "tuning.rank=x")
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 3)
     assert not runs.exists()
-
-
-@pytest.fixture
-def data(tmp_path: Path, rng, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A sound data set of the task fluorescence, in PLMFT_DATA."""
-    splits = {"train": brightness_rows(rng, 8), "valid": brightness_rows(rng, 6), "test": brightness_rows(rng, 8)}
-    folder = write_brightness(tmp_path / "data", splits)
-    monkeypatch.setenv("PLMFT_DATA", str(folder))
-    return folder
 
 
 HEADER = "sequence,log_fluorescence\n"

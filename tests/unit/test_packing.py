@@ -58,21 +58,20 @@ def test_packed_equals_one_at_a_time_forward_and_gradients(family: str, rng: np.
         torch.testing.assert_close(model.get_parameter(name).grad, gradient, **CLOSE, msg=name)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("kind", ["sequence_regression", "residue_classification"])
-def test_loss_does_not_depend_on_the_token_budget(kind: str, rng: np.random.Generator) -> None:
+def test_loss_does_not_depend_on_the_token_budget(kind: str, normalize: bool, rng: np.random.Generator) -> None:
     lengths = [5, 40, 12, 33, 1, 60, 8]
     split, _ = packed(rng, "esm2", lengths, kind)
-    head = SequenceHead("mean", 16, 0.0) if kind == "sequence_regression" else ResidueHead(0.0)
+    head = SequenceHead("attention", normalize, 16, 0.0) if kind == "sequence_regression" else ResidueHead(0.0)
     model = backbone("esm2")
     predictor = Predictor(model, head.build(32, 1 if kind == "sequence_regression" else 3), kind)
     losses, gradients = [], []
     for budget in (1, 64, 10_000):
         step = split.step(np.arange(len(lengths)), budget)
         predictor.zero_grad()
-        loss = sum(predictor.loss_sum(batch) / step.targets for batch in step.micro)
-        loss.backward()
-        losses.append(loss.detach())
-        gradients.append(model.network.encoder.layer[0].attention.self.query.weight.grad.clone())
+        losses.append(predictor.backward_step(step, torch.Tensor.backward))
+        gradients.append(torch.cat([p.grad.flatten() for p in predictor.parameters() if p.grad is not None]))
     assert len(split.step(np.arange(7), 1).micro) == 7
     torch.testing.assert_close(losses[0], losses[1], **CLOSE)
     torch.testing.assert_close(losses[0], losses[2], **CLOSE)

@@ -23,7 +23,7 @@ from tests.unit.networks import packed
 
 LORA = LoRA(rank=2, alpha=4, dropout=0.0, targets=("attention", "feedforward"))
 TUNINGS = [Full(), Frozen(), LORA]
-HEADS = {"sequence_regression": SequenceHead("mean", 8, 0.0), "residue_classification": ResidueHead(0.0)}
+HEADS = {"sequence_regression": SequenceHead("mean", False, 8, 0.0), "residue_classification": ResidueHead(0.0)}
 OPTIM = Optim(0.02, 1, None, 0.0, 0.0, "constant", 10.0, None)
 RANDOM = Located("random")
 
