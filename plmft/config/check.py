@@ -108,5 +108,7 @@ def _check_rules(config: Mapping[str, Any]) -> Iterator[str]:
     model, tuning = config["model"], config["tuning"][TARGET].rpartition(".")[2]
     if model["family"] == "onehot_cnn" and tuning != "Full":
         yield f"tuning={tuning.lower()}: {model['name']} has no pretrained weights to keep. Set tuning=full."
+    if config["task"]["head"].get("normalize") and config["batch_size"] == 1:
+        yield "batch_size=1: one sequence can't be normalised. Set a larger one, or task.head.normalize=false."
     if model.get("checkpoint") and model.get("path"):
         yield "model.path and model.checkpoint are both set. Leave one out."

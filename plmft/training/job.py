@@ -4,6 +4,7 @@ All that can fail by a user's mistake is found in `prepare`, before a model is b
 """
 
 import errno
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -244,12 +245,10 @@ class Job:
 @contextmanager
 def _reserve(folder: Path) -> Iterator[None]:
     """Hold a little of the disk until the end, so that on a full one the store can still be told how the run ended."""
-    file = folder / ".reserve"
-    file.write_bytes(bytes(RESERVE_BYTES))
-    try:
+    with tempfile.TemporaryFile(dir=folder) as file:  # has no name: a kill frees it too
+        file.write(bytes(RESERVE_BYTES))
+        file.flush()
         yield
-    finally:
-        file.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -260,7 +259,8 @@ def _ended(tracked: Run, console: Console, folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         tracked.end("KILLED")
         last = folder / "checkpoints" / "last.ckpt"
-        console.print(f"Interrupted; {f'the last state is {last}' if last.is_file() else 'nothing was trained yet'}.")
+        told = f"the last state is {last}" if last.is_file() else "nothing was trained yet"
+        console.print(f"Interrupted; {told}.", highlight=False, soft_wrap=True)
         raise
     except OSError as error:
         tracked.end("FAILED")

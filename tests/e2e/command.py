@@ -55,9 +55,8 @@ class Ended:
 def environment(runs: Path, **changes: str) -> dict[str, str]:
     """This environment without data, with a runs folder."""
     inherited = {name: value for name, value in os.environ.items() if name != "PLMFT_DATA"}
-    return (
-        inherited | {"PLMFT_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "OMP_NUM_THREADS": "1"} | changes
-    )
+    ours = {"PLMFT_RUNS": str(runs), "HF_HUB_OFFLINE": "1", "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    return inherited | ours | changes
 
 
 def arguments(*overrides: str) -> list[str]:

@@ -11,7 +11,7 @@ import torch
 from tests.e2e.command import Ended, brightness_rows, run_here, write_brightness
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Networks so small are slower on several cores, and much slower where others use the cores too."""
     before = torch.get_num_threads()

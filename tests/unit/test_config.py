@@ -78,6 +78,7 @@ def test_unknown_words_are_told_with_the_nearest(override: str, words: str) -> N
         ("+anything=16", "anything=16: there is no such key"),
         ("~optim.epochs", "optim.epochs is missing"),
         ("model=onehot_cnn", "Set tuning=full"),
+        ("batch_size=1", "task.head.normalize=false"),
         ("tuning._target_=os.system", "only parts of plmft"),
         ("tuning._target_=plmft.models.tuning.Lora", "not found"),
     ],
