@@ -17,8 +17,8 @@ from plmft.models.attention import packed_attention, rotary_tables, rotate
 MASK_RATIO_IN_PRETRAINING = 0.15 * 0.8  # ESM's token dropout compensates for it (Rives 2021), at inference too
 
 
-class EsmBackbone(nn.Module):
-    """ESM-2 and ESM-1b (Lin et al. 2023, Rives et al. 2021) over a transformers `EsmModel`."""
+class TransformerBackbone(nn.Module):
+    """What the families share: a transformers network, which holds the weights."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -28,6 +28,10 @@ class EsmBackbone(nn.Module):
     def width(self) -> int:
         """D."""
         return self.network.config.hidden_size
+
+
+class EsmBackbone(TransformerBackbone):
+    """ESM-2 and ESM-1b (Lin et al. 2023, Rives et al. 2021) over a transformers `EsmModel`."""
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """(T, D) vectors of all tokens, special ones included."""
@@ -73,17 +77,8 @@ class EsmBackbone(nn.Module):
         return attention.output.dropout(attention.output.dense(mixed))
 
 
-class BertBackbone(nn.Module):
+class BertBackbone(TransformerBackbone):
     """ProtBERT and ProtBERT-BFD (Elnaggar et al. 2022) over a transformers `BertModel`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    @property
-    def width(self) -> int:
-        """D."""
-        return self.network.config.hidden_size
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """(T, D) vectors of all tokens, special ones included."""

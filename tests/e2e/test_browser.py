@@ -242,6 +242,7 @@ def test_the_compare_page_holds_accuracy_and_cost_of_both_runs(page, site):
         assert [float(text) for text in shown[name]] == expected, name
     names = set().union(*(summary["metrics"].keys() | summary["cost"].keys() for summary in site.summaries))
     assert names <= shown.keys(), "all of summary.json is in the table"
+    page.wait(lambda: page.script(METRICS_AT, 300))
     page.script("arguments[0].scrollIntoView()", page.elements(".ReactVirtualized__Grid")[0])
     page.keep("compare")
 
