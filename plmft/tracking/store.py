@@ -37,7 +37,7 @@ def open_client(uri: str) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must stand before mlflow is imported
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # `Run.url_hint` says it
     if uri.startswith(("http://", "https://")):
-        _check_server(uri)
+        check_server(uri)
     else:
         _check_database(uri)
     from mlflow.tracking import MlflowClient
@@ -112,7 +112,13 @@ def _only_from(level: int, *names: str) -> Iterator[None]:
             logger.setLevel(before)
 
 
-def _check_server(uri: str) -> None:
+def check_server(uri: str) -> None:
+    """Ask a server at an http(s) address whether it is there; other stores are looked at when they are opened.
+
+    Raises: InputError: it can't be reached, refuses, or is not well.
+    """
+    if not uri.startswith("http"):
+        return
     verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or (
         os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower() not in ("true", "1")
     )

@@ -30,6 +30,7 @@ from plmft.models.weights import Located, locate
 from plmft.tracking.lineage import environment_tags, flatten, scrub
 from plmft.tracking.options import Tracking, check_writable, runs_dir
 from plmft.tracking.run import Run
+from plmft.tracking.store import check_server
 from plmft.training.cost import make_metering
 from plmft.training.data import PackedData
 from plmft.training.figures import figures
@@ -65,6 +66,7 @@ class Job:
         """
         runs = runs_dir()
         check_writable(runs)
+        check_server(self.tracking.address(runs))
         dataset = self._dataset(runs)
         device = self.hardware.resolve()
         located = locate(self.model)

@@ -149,7 +149,7 @@ def site(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
     runs = tmp_path_factory.mktemp("site")
     summaries = []
     for tuning in TUNINGS:
-        printed = run_apart(runs, *QUICK, f"tuning={tuning}").succeeded()
+        printed = run_apart(runs, *QUICK, f"tuning={tuning}", OMP_NUM_THREADS="1").succeeded()
         summaries.append(json.loads((run_folder(runs) / "summary.json").read_text()))
     hint = shlex.split(printed.splitlines()[-1].removeprefix("Compare runs: "))
     assert hint == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{runs}/mlflow.db"]
