@@ -99,7 +99,7 @@ def save(predictor: Predictor, description: Description, located: Located, folde
     folder.mkdir(parents=True)
     head = {f"head.{k}": v for k, v in predictor.head.state_dict().items()}
     scale = {"target_mean": predictor.target_mean, "target_deviation": predictor.target_deviation}
-    _save_tensors({**head, **scale}, folder / "head.safetensors")
+    write_tensors({**head, **scale}, folder / "head.safetensors")
     if isinstance(description.tuning, LoRA):
         _save_adapter(predictor.backbone.network, folder / "adapter")
     unchanged = located.source == "hub" and not isinstance(description.tuning, tunings.Full)
@@ -168,7 +168,7 @@ def _save_adapter(network: nn.Module, folder: Path) -> None:
 
     folder.mkdir()
     state = get_peft_model_state_dict(network)
-    _save_tensors({PEFT_PREFIX + name: value for name, value in state.items()}, folder / "adapter_model.safetensors")
+    write_tensors({PEFT_PREFIX + name: value for name, value in state.items()}, folder / "adapter_model.safetensors")
     network.peft_config["default"].save_pretrained(folder)
 
 
@@ -187,16 +187,9 @@ def _load_adapter(network: nn.Module, folder: Path) -> None:
 def _save_backbone(backbone: nn.Module, folder: Path) -> None:
     if isinstance(backbone, OneHotCnn):
         folder.mkdir()
-        _save_tensors(backbone.state_dict(), folder / "model.safetensors")
+        write_tensors(backbone.state_dict(), folder / "model.safetensors")
     else:
         save_network(backbone.network, folder)
-
-
-def _save_tensors(state: dict[str, torch.Tensor], file: Path) -> None:
-    empty = [name for name, value in state.items() if value.numel() == 0]
-    if empty or not state:
-        raise RuntimeError(f"{file}: refusing to write empty tensors {empty}")
-    write_tensors({name: value.detach().cpu().contiguous() for name, value in state.items()}, file)
 
 
 def _as_json(part: Spec | Tuning | Head) -> dict[str, Any]:

@@ -139,25 +139,28 @@ def save_network(network: PreTrainedModel, folder: Path) -> None:
     Raises: RuntimeError: an empty tensor, as ZeRO-3 leaves where weights are not gathered.
     """
     state = {k.replace(".base_layer.", "."): v for k, v in network.state_dict().items() if ".lora_" not in k}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
-    if empty:
-        raise RuntimeError(f"{empty[0]} and {len(empty) - 1} more are empty: gather the weights before they are saved.")
-    if ROTARY in tensors:
-        frequencies = tensors.pop(ROTARY)
+    if ROTARY in state:
+        frequencies = state.pop(ROTARY)
         for layer in range(network.config.num_hidden_layers):
-            tensors[f"encoder.layer.{layer}.attention.self.{ROTARY}"] = frequencies.clone()
+            state[f"encoder.layer.{layer}.attention.self.{ROTARY}"] = frequencies.clone()
     config = copy.deepcopy(network.config)
     config.architectures = ["EsmModel" if config.model_type == "esm" else "BertModel"]
     folder.mkdir(parents=True, exist_ok=True)
     half_written = folder / f"{WEIGHTS}.part"
-    write_tensors(tensors, half_written)
+    write_tensors(state, half_written)
     (folder / CONFIG).write_text(config.to_json_string())
     os.replace(half_written, folder / WEIGHTS)
 
 
-def write_tensors(tensors: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file. Raises: OSError: no room, or no right to write; safetensors tells it as text alone."""
+def write_tensors(state: dict[str, Tensor], file: Path) -> None:
+    """Write a safetensors file.
+
+    Raises: RuntimeError: an empty tensor. OSError: no room, or no right to write; safetensors tells it as text alone.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
+    if empty:
+        raise RuntimeError(f"{empty[0]} and {len(empty) - 1} more are empty: gather the weights before they are saved.")
     try:
         save_file(tensors, file, metadata={"format": "pt"})
     except SafetensorError as error:
