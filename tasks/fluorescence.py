@@ -5,9 +5,8 @@ Spearman over both can hide that nothing is known inside the bright one, so each
 """
 
 from plmft.data.download import RemoteFile
-from plmft.data.records import Record
 from plmft.data.source import Source, read_regression
-from plmft.data.task import DataPlace, Subset, Task
+from plmft.data.task import DataPlace, Loaded, Subset, Task
 from plmft.models.head_spec import SequenceHead
 
 COMMIT = (
@@ -42,12 +41,12 @@ SOURCE = Source(
 )
 
 
-def read(place: DataPlace) -> tuple[list[Record], str]:
+def read(place: DataPlace) -> Loaded:
     """All records of the three splits."""
     paths = SOURCE.paths(place)
     columns = ("log_fluorescence", "label", "score")
     records = [r for split, path in paths.items() for r in read_regression(path, split, columns)]
-    return records, str(paths["train"].parent)
+    return Loaded(records, str(paths["train"].parent))
 
 
 def fluorescence(head: SequenceHead) -> Task:

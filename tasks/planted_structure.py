@@ -12,7 +12,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from plmft.data.records import AMINO_ACIDS, Record
-from plmft.data.task import DataPlace, Task
+from plmft.data.task import DataPlace, Loaded, Task
 from plmft.models.head_spec import ResidueHead
 
 CLASSES = ("H", "E", "C")
@@ -59,13 +59,13 @@ def ceiling(records: Sequence[Record]) -> float:
     return float(np.concatenate([class_probabilities(r.sequence).max(1) for r in records]).mean())
 
 
-def reader(counts: dict[str, int], seed: int) -> Callable[[DataPlace], tuple[list[Record], str]]:
+def reader(counts: dict[str, int], seed: int) -> Callable[[DataPlace], Loaded]:
     """A `read` that generates records and needs no place."""
 
-    def read(place: DataPlace) -> tuple[list[Record], str]:
+    def read(place: DataPlace) -> Loaded:
         rng = np.random.default_rng(seed)
         records = [_draw(rng, split, i) for split, n in counts.items() for i in range(n)]
-        return records, f"generated (seed {seed})"
+        return Loaded(records, f"generated (seed {seed})")
 
     return read
 

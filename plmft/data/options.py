@@ -15,7 +15,7 @@ class Data:
     """Where data lie, and what happens to sequences longer than the model's context."""
 
     dir: str | None
-    length_policy: Literal["refuse", "crop"]
+    length_policy: Literal["refuse", "crop", "window"]
 
     def place(self, runs: Path) -> DataPlace:
         """The user's folder (data.dir, else PLMFT_DATA) and the cache for downloads under `runs`."""

@@ -3,10 +3,10 @@
 Costs one `cu_seqlens` a micro-step; saves all padding and leaves the random order alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ class PackedBatch:
     positions: Tensor  # (T,) int64, from 0 in each sequence, special tokens counted
     cu_seqlens: Tensor  # (N+1,) int32, where each starts; last is T
     is_residue: Tensor  # (T,) bool, False at special tokens
-    index: Tensor  # (N,) int64, record numbers
-    targets: Tensor  # (N,) float32, or (T,) int64 with IGNORE where there is no label
+    index: Tensor  # (R,) int64, record numbers; R is N, or N/2 where a record is a pair of sequences
+    targets: Tensor  # by record: (R,) float32, (R,) int64, (R, C) float32; by token: (T,) int64, (T, 3) float32
     lengths: tuple[int, ...]  # N, on the host
     specials: int  # special tokens among the T
 
@@ -81,38 +81,40 @@ class EncodedSplit:
     Args:
         records: in the order of their record numbers.
         tokenizer: see Encoder.
-        kind: regression targets are floats by sequence, residue targets class numbers by token.
+        kind: of the task; see Record for its targets. IGNORE and NaN mark tokens without one.
     """
 
     def __init__(self, records: Sequence[Record], tokenizer: Encoder, kind: Kind) -> None:
         self.kind = kind
-        encoded = [tokenizer.encode(record.sequence) for record in records]
-        self.lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+        encoded = [[tokenizer.encode(sequence) for sequence in record.sequences] for record in records]
+        self._parts = np.array([[len(ids) for ids in pair] for pair in encoded], dtype=np.int64)
+        self.lengths = self._parts.sum(1)
         self._before, self._after = len(tokenizer.prefix), len(tokenizer.suffix)
-        self._tokens = np.concatenate(encoded).astype(np.int16)
+        self._tokens = np.concatenate([ids for pair in encoded for ids in pair]).astype(np.int16)
         self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        if kind == "sequence_regression":
-            self._targets = np.array([record.target for record in records], dtype=np.float32)
-            self.target_counts = np.ones(len(records), dtype=np.int64)
+        self._by_token = kind in ("residue_classification", "contacts")
+        self._targets = self._targets_by_token(records) if self._by_token else _targets_by_record(records, kind)
+        self.target_counts = np.array([COUNTS[kind](record.target) for record in records], dtype=np.int64)
+
+    def _targets_by_token(self, records: Sequence[Record]) -> np.ndarray:
+        if self.kind == "contacts":
+            targets = np.full((len(self._tokens), 3), np.nan, dtype=np.float32)
         else:
-            self._targets = np.full(len(self._tokens), IGNORE, dtype=np.int64)
-            for record, start, length in zip(records, self._starts, self.lengths, strict=False):
-                self._targets[start + self._before : start + length - self._after] = record.target
-            self.target_counts = np.array([int((r.target != IGNORE).sum()) for r in records], dtype=np.int64)
+            targets = np.full(len(self._tokens), IGNORE, dtype=np.int64)
+        for record, start, length in zip(records, self._starts, self.lengths, strict=False):
+            targets[start + self._before : start + length - self._after] = record.target
+        return targets
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def pack(self, index: np.ndarray) -> PackedBatch:
-        """The records with these numbers, in this order, as one batch. index: (N,) int64."""
+        """The records with these numbers, in this order, as one batch. index: (R,) int64."""
         spans = [(self._starts[i], self._starts[i + 1]) for i in index]
-        lengths = self.lengths[index]
+        lengths = self._parts[index].reshape(-1)
         within = np.concatenate([np.arange(n) for n in lengths])
         ends = np.repeat(lengths, lengths)
-        if self.kind == "sequence_regression":
-            targets = self._targets[index]
-        else:
-            targets = np.concatenate([self._targets[a:b] for a, b in spans])
+        targets = np.concatenate([self._targets[a:b] for a, b in spans]) if self._by_token else self._targets[index]
         return PackedBatch(
             tokens=torch.from_numpy(np.concatenate([self._tokens[a:b] for a, b in spans]).astype(np.int64)),
             positions=torch.from_numpy(within),
@@ -128,6 +130,33 @@ class EncodedSplit:
         """The records of one optimizer step, cut into micro-steps of at most `tokens_per_batch` tokens."""
         micro = tuple(self.pack(index[part]) for part in cut(self.lengths[index], tokens_per_batch))
         return StepBatch(micro, int(self.target_counts[index].sum()))
+
+
+# what the loss of a record is divided by, when it is added up over an optimizer step
+COUNTS: dict[Kind, Callable[[Any], int]] = {
+    "sequence_regression": lambda target: 1,
+    "sequence_classification": lambda target: int(target != IGNORE),
+    "sequence_multilabel": len,
+    "residue_classification": lambda target: int((target != IGNORE).sum()),
+    "contacts": lambda target: _count_pairs(target),
+    "pair_classification": lambda target: int(target != IGNORE),
+    "masked_lm": lambda target: 1,
+}
+
+
+def _count_pairs(target: np.ndarray) -> int:
+    from plmft.data.contacts import count_pairs
+
+    return count_pairs(target)
+
+
+RECORD_DTYPES = {"sequence_classification": np.int64, "pair_classification": np.int64}
+
+
+def _targets_by_record(records: Sequence[Record], kind: Kind) -> np.ndarray:
+    if kind == "masked_lm":
+        return np.zeros(len(records), np.float32)
+    return np.array([record.target for record in records], dtype=RECORD_DTYPES.get(kind, np.float32))
 
 
 def cut(lengths: np.ndarray, budget: int) -> Iterator[slice]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from plmft.data.records import Kind, Record
+from plmft.data.records import SPLITS, Kind, Record, Split
 
-Read = Callable[["DataPlace"], tuple[list[Record], str]]
+Read = Callable[["DataPlace"], "Loaded"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,22 @@ class DataPlace:
 
     folder: Path | None
     cache: Path
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a task reads.
+
+    Args:
+        source: the folder or file that the records come from, for messages.
+        classes: names of the classes, where only the data know them.
+        notes: what the user must be told of how the data were read, a line each.
+    """
+
+    records: list[Record]
+    source: str
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -32,12 +48,14 @@ class Task:
     """What a run predicts and how it is scored.
 
     Args:
-        read: takes a DataPlace; returns the records of all splits and the name of their source.
+        read: takes a DataPlace; returns the records of all splits.
         head: a head's options (plmft.models.head_spec).
-        classes: one-letter names, in the order of the class numbers; empty for regression.
+        classes: names in the order of the class numbers, single letters for residues; empty where there are none.
         subsets: parts of the test set that are scored apart as well.
         ceiling: the best score that any predictor can expect on given records, where that is known.
         synthetic: True if the records are generated, not measured.
+        protocol: the split's key in the table of published values; empty where nothing is published on it.
+        needs: the splits that must have records.
     """
 
     name: str
@@ -52,6 +70,8 @@ class Task:
     subsets: tuple[Subset, ...] = ()
     ceiling: Callable[[Sequence[Record]], float] | None = None
     synthetic: bool = False
+    protocol: str = ""
+    needs: tuple[Split, ...] = SPLITS
 
     @property
     def outputs(self) -> int:

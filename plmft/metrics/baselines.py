@@ -9,19 +9,41 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from plmft import InputError
-from plmft.data.records import IGNORE
+from plmft.data.records import IGNORE, Kind, Record
 
 
-def residue_majority(
+def baseline_predictions(kind: Kind, train: Sequence[Record], test: Sequence[Record], n_classes: int) -> list | None:
+    """What a predictor gives that never looks beyond one residue, in the form of Predictor.predict.
+
+    The mean of the training targets; the frequency of each class or label in training, for residues by amino acid; for
+    contacts the frequency by separation. None for a kind without targets.
+    """
+    targets = [record.target for record in train]
+    if kind == "sequence_regression":
+        return list(mean_regression(targets, len(test)))
+    if kind == "residue_classification":
+        return residue_frequencies([r.sequence for r in train], targets, [r.sequence for r in test], n_classes)
+    if kind in ("sequence_classification", "pair_classification"):
+        return [class_frequencies(targets, n_classes)] * len(test)
+    if kind == "sequence_multilabel":
+        return [np.mean(targets, axis=0, dtype=np.float32)] * len(test)
+    if kind == "contacts":
+        from plmft.metrics.contacts import separation_baseline
+
+        return separation_baseline(train, test)
+    return None
+
+
+def residue_frequencies(
     train_sequences: Sequence[str], train_labels: Sequence[np.ndarray], test_sequences: Sequence[str], n_classes: int
 ) -> list[np.ndarray]:
-    """Predict for each amino-acid letter the class it most often has in the training split.
+    """How often each amino-acid letter has each class in the training split.
 
-    Ties go to the lower class number. A letter without a training label gets the most frequent class of all residues.
+    A letter without a training label gets the frequencies over all residues.
 
     Args:
         train_labels: for each training sequence (L,) integer class numbers, IGNORE where there is no label.
-    Returns: for each test sequence (L,) int64 class numbers.
+    Returns: for each test sequence (L, C) float32.
     Raises: ValueError: labels and sequences differ in length, or a class outside [0, C).
         InputError: no training residue has a label.
     """
@@ -38,8 +60,18 @@ def residue_majority(
         np.add.at(counts, (letters[kept], labels[kept]), 1)
     if not counts.any():
         raise InputError(f"none of {len(train_sequences)} training sequences has a label. Check the labels.")
-    likeliest = np.where(counts.any(1), counts.argmax(1), counts.sum(0).argmax())
-    return [likeliest[_letters(sequence)] for sequence in test_sequences]
+    counts = np.where(counts.any(1, keepdims=True), counts, counts.sum(0))
+    frequencies = (counts / counts.sum(1, keepdims=True)).astype(np.float32)
+    return [frequencies[_letters(sequence)] for sequence in test_sequences]
+
+
+def class_frequencies(train_classes: Sequence[int], n_classes: int) -> np.ndarray:
+    """(C,) float32: how often each class occurs among the labelled. Raises: InputError: nothing has a label."""
+    labelled = np.asarray(train_classes)
+    labelled = labelled[labelled != IGNORE]
+    if not len(labelled):
+        raise InputError(f"none of {len(train_classes)} training sequences has a label. Check the labels.")
+    return (np.bincount(labelled, minlength=n_classes) / len(labelled)).astype(np.float32)
 
 
 def _letters(sequence: str) -> np.ndarray:

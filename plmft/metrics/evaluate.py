@@ -4,11 +4,13 @@ The interval costs 1,000 evaluations of the primary metric (about 0.3 s for Spea
 are cheap enough for every validation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import numpy as np
 
+from plmft.data.records import Kind
 from plmft.metrics.classification import (
     CLASS,
     RESIDUE,
@@ -22,19 +24,29 @@ from plmft.metrics.intervals import accuracy_interval, bootstrap_interval, spear
 from plmft.metrics.regression import REGRESSION, paired, regression_metrics
 
 Interval = tuple[float, float] | None
+Values = np.ndarray | Sequence[np.ndarray]
 
-# what a task of a kind may name as its primary metric
-METRICS: dict[str, tuple[str, ...]] = {
-    "sequence_regression": tuple(REGRESSION),
-    "residue_classification": tuple(RESIDUE),
-    "sequence_classification": tuple(CLASS),
-}
+
+@dataclass(frozen=True)
+class Scorer:
+    """How the predictions of a kind of task are scored.
+
+    Args:
+        names: what may be a primary metric.
+        metrics: takes predicted, measured and the names of the classes; gives all that is defined, by name.
+        interval: takes the primary metric's name, predicted, measured, class names and a seed; gives its bootstrap
+            95 % interval, or None where that is not defined.
+    """
+
+    names: tuple[str, ...]
+    metrics: Callable[[Values, Values, Sequence[str]], dict[str, float]]
+    interval: Callable[[str, Values, Values, Sequence[str], int], Interval]
 
 
 def evaluate(
-    kind: str,
-    predicted: np.ndarray | Sequence[np.ndarray],
-    measured: np.ndarray | Sequence[np.ndarray],
+    kind: Kind,
+    predicted: Values,
+    measured: Values,
     *,
     classes: Sequence[str] = (),
     seed: int,
@@ -44,30 +56,27 @@ def evaluate(
     """All metrics of a kind, and `<primary>_ci_low` and `_ci_high`, the primary metric's bootstrap 95 % interval.
 
     Args:
-        kind: a key of METRICS.
-        predicted, measured: sequence_regression: (n,) float64. sequence_classification: (n,) int64 class numbers.
-            residue_classification: for each protein (L,) int64 class numbers. IGNORE in measured: no label.
+        kind: a key of SCORERS.
+        predicted: what Predictor.predict gives. measured: the records' targets. IGNORE: no label.
         classes: names in the order of the class numbers.
         seed: of the bootstrap.
-        primary: one of METRICS[kind].
+        primary: one of SCORERS[kind].names.
     Returns: by name; what is not defined is left out (see regression_metrics, class_metrics, bootstrap_interval).
     Raises: ValueError: unknown kind or primary metric, and as the metrics of the kind.
     """
-    _check(kind, primary)
-    if kind == "sequence_regression":
-        metrics, interval = regression_metrics(predicted, measured), regression_interval
-    elif kind == "residue_classification":
-        metrics, interval = residue_metrics(predicted, measured, classes), residue_interval
-    else:
-        metrics, interval = class_metrics(predicted, measured, classes), class_interval
-    ends = interval(primary, predicted, measured, len(classes), seed) if with_intervals and primary in metrics else None
-    if ends is not None:
-        metrics[f"{primary}_ci_low"], metrics[f"{primary}_ci_high"] = ends
+    _check("kind", kind, tuple(SCORERS))
+    scorer = SCORERS[kind]
+    _check(f"metric of {kind}", primary, scorer.names)
+    metrics = scorer.metrics(predicted, measured, classes)
+    if with_intervals and primary in metrics:
+        ends = scorer.interval(primary, predicted, measured, classes, seed)
+        if ends is not None:
+            metrics[f"{primary}_ci_low"], metrics[f"{primary}_ci_high"] = ends
     return metrics
 
 
 def regression_interval(
-    primary: str, predicted: np.ndarray, measured: np.ndarray, n_classes: int, seed: int
+    primary: str, predicted: Values, measured: Values, classes: Sequence[str], seed: int
 ) -> Interval:
     """The interval of a metric of `REGRESSION`; samples are resampled."""
     if primary == "spearman":
@@ -77,11 +86,18 @@ def regression_interval(
     return bootstrap_interval(lambda i: metric(predicted[i], measured[i]), len(measured), seed=seed)
 
 
-def residue_interval(
-    primary: str, predicted: Sequence[np.ndarray], measured: Sequence[np.ndarray], n_classes: int, seed: int
-) -> Interval:
+def _classes_of(probabilities: Sequence[np.ndarray]) -> list[np.ndarray]:
+    return [np.argmax(p, axis=-1) for p in probabilities]
+
+
+def _residue_metrics(predicted: Values, measured: Values, classes: Sequence[str]) -> dict[str, float]:
+    return residue_metrics(_classes_of(predicted), measured, classes)
+
+
+def residue_interval(primary: str, predicted: Values, measured: Values, classes: Sequence[str], seed: int) -> Interval:
     """The interval of a metric of `RESIDUE`; proteins that have a label are resampled."""
-    counts = protein_confusions(predicted, measured, n_classes)
+    n_classes = len(classes)
+    counts = protein_confusions(_classes_of(predicted), measured, n_classes)
     correct, labelled = np.trace(counts, axis1=1, axis2=2), counts.sum((1, 2))
     if primary == "accuracy":
         return accuracy_interval(correct, labelled, seed=seed)
@@ -97,9 +113,14 @@ def residue_interval(
     return bootstrap_interval(statistic, len(flat), seed=seed)
 
 
-def class_interval(primary: str, predicted: np.ndarray, measured: np.ndarray, n_classes: int, seed: int) -> Interval:
+def _class_metrics(predicted: Values, measured: Values, classes: Sequence[str]) -> dict[str, float]:
+    return class_metrics(np.argmax(np.asarray(predicted), axis=-1), np.asarray(measured), classes)
+
+
+def class_interval(primary: str, predicted: Values, measured: Values, classes: Sequence[str], seed: int) -> Interval:
     """The interval of a metric of `CLASS`; labelled sequences are resampled."""
-    codes = pair_codes(predicted, measured, n_classes, "sequences")
+    n_classes = len(classes)
+    codes = pair_codes(np.argmax(np.asarray(predicted), axis=-1), np.asarray(measured), n_classes, "sequences")
     metric = CLASS[primary]
 
     def statistic(indices: np.ndarray) -> float | None:
@@ -108,9 +129,20 @@ def class_interval(primary: str, predicted: np.ndarray, measured: np.ndarray, n_
     return bootstrap_interval(statistic, len(codes), seed=seed)
 
 
-def _check(kind: str, primary: str) -> None:
-    for what, value, allowed in (("kind", kind, tuple(METRICS)), (f"metric of {kind}", primary, METRICS.get(kind, ()))):
-        if value not in allowed:
-            near = get_close_matches(value, allowed, 1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"{value!r} is no known {what}.{hint} Known: {', '.join(allowed)}.")
+def _regression_metrics(predicted: Values, measured: Values, classes: Sequence[str]) -> dict[str, float]:
+    return regression_metrics(predicted, measured)
+
+
+def _check(what: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        near = get_close_matches(value, allowed, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{value!r} is no known {what}.{hint} Known: {', '.join(allowed)}.")
+
+
+SCORERS: dict[Kind, Scorer] = {
+    "sequence_regression": Scorer(tuple(REGRESSION), _regression_metrics, regression_interval),
+    "residue_classification": Scorer(tuple(RESIDUE), _residue_metrics, residue_interval),
+    "sequence_classification": Scorer(tuple(CLASS), _class_metrics, class_interval),
+    "pair_classification": Scorer(tuple(CLASS), _class_metrics, class_interval),
+}

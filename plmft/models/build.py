@@ -26,4 +26,5 @@ def build_predictor(spec: Spec, located: Located, *, tuning: Tuning, head: Head,
         raise InputError(f"task.head.pooling=cls: {spec.name} has no first special token. Choose mean or attention.")
     backbone = build_backbone(spec, located)
     tuning.apply(backbone)
-    return Predictor(backbone, head.build(backbone.width, outputs), kind).train()  # loaded networks come in evaluation
+    predictor = Predictor(backbone, head.build(backbone.width, outputs, kind), kind)
+    return predictor.train()  # loaded networks come in evaluation

@@ -8,6 +8,8 @@ from annotated_types import Ge, Gt, Lt
 if TYPE_CHECKING:
     from torch import nn
 
+    from plmft.data.records import Kind
+
 
 @dataclass(frozen=True)
 class SequenceHead:
@@ -26,8 +28,8 @@ class SequenceHead:
     hidden: Annotated[int, Gt(0)]
     dropout: Annotated[float, Ge(0), Lt(1)]
 
-    def build(self, width: int, outputs: int) -> "nn.Module":
-        """The head for vectors of `width`, giving `outputs` numbers a sequence."""
+    def build(self, width: int, outputs: int, kind: "Kind") -> "nn.Module":
+        """The head for vectors of `width`, giving `outputs` numbers a sequence or a pair of them."""
         from plmft.models.heads import SequenceMlp
 
         return SequenceMlp(
@@ -37,6 +39,7 @@ class SequenceHead:
             normalize=self.normalize,
             hidden=self.hidden,
             dropout=self.dropout,
+            pairs=kind == "pair_classification",
         )
 
 
@@ -46,7 +49,7 @@ class ResidueHead:
 
     dropout: Annotated[float, Ge(0), Lt(1)]
 
-    def build(self, width: int, outputs: int) -> "nn.Module":
+    def build(self, width: int, outputs: int, kind: "Kind") -> "nn.Module":
         """The head for vectors of `width`, giving `outputs` scores a residue."""
         from plmft.models.heads import ResidueLinear
 

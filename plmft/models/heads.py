@@ -55,12 +55,27 @@ class StepNorm(nn.BatchNorm1d):
 
 
 class SequenceMlp(nn.Module):
-    """Pool, normalise if asked for, then dropout, linear, GELU, dropout, linear. Returns (N, outputs)."""
+    """Pool, normalise if asked for, then dropout, linear, GELU, dropout, linear. Returns (R, outputs).
 
-    def __init__(self, width: int, outputs: int, *, pooling: str, normalize: bool, hidden: int, dropout: float) -> None:
+    With `pairs`, sequences 2i and 2i + 1 make one record: sum, product and distance of their vectors, by feature, so
+    that their order does not matter.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        outputs: int,
+        *,
+        pooling: str,
+        normalize: bool,
+        hidden: int,
+        dropout: float,
+        pairs: bool = False,
+    ) -> None:
         super().__init__()
-        self.pooling, self.normalize = pooling, normalize
+        self.pooling, self.normalize, self.pairs = pooling, normalize, pairs
         self.score = nn.Linear(width, 1) if pooling == "attention" else None
+        width = width * 3 if pairs else width
         self.layers = nn.Sequential(
             StepNorm(width) if normalize else nn.Identity(),
             nn.Dropout(dropout),
@@ -72,7 +87,14 @@ class SequenceMlp(nn.Module):
 
     def forward(self, vectors_TD: Tensor, batch: PackedBatch) -> Tensor:
         """vectors: (T, D)."""
-        return self.layers(self.pool(vectors_TD, batch))
+        return self.from_pooled(self.pool(vectors_TD, batch))
+
+    def from_pooled(self, pooled_ND: Tensor) -> Tensor:
+        """(R, outputs) of (N, D) pooled vectors."""
+        if self.pairs:
+            first, second = pooled_ND[::2], pooled_ND[1::2]
+            pooled_ND = torch.cat([first + second, first * second, (first - second).abs()], dim=1)
+        return self.layers(pooled_ND)
 
     def pool(self, vectors_TD: Tensor, batch: PackedBatch) -> Tensor:
         """(N, D), before normalisation."""

@@ -4,26 +4,32 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plmft import InputError
 from plmft.data.packing import PackedBatch, StepBatch
-from plmft.data.records import IGNORE, Kind
+from plmft.data.records import Kind
+from plmft.models.objectives import OBJECTIVES
+from plmft.models.windows import Windows
 
 
 class Predictor(nn.Module):
-    """Predicts a number for each sequence, or a class for each residue.
+    """Predicts a number or class probabilities for each sequence, pair or residue, or contacts between residues.
 
     Regression targets are standardised by mean and deviation of the training split (`fit_scale`), so that the learning
     rate does not depend on the unit; predictions are given in the unit of the data.
+
+    Args:
+        windows: how sequences beyond the model's context are read; None: there are none.
     """
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, kind: Kind) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, kind: Kind, windows: Windows | None = None) -> None:
         super().__init__()
-        self.backbone, self.head, self.kind = backbone, head, kind
+        self.backbone, self.head, self.kind, self.windows = backbone, head, kind, windows
+        self.objective = OBJECTIVES.get(kind)
         self.register_buffer("target_mean", torch.zeros(()))
         self.register_buffer("target_deviation", torch.ones(()))
+        self.register_buffer("class_weights", None, persistent=False)  # (C,), or None: all count the same
 
     @property
     def frozen(self) -> bool:
@@ -44,28 +50,30 @@ class Predictor(nn.Module):
         return self
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """(N,) standardised values, or (T, C) scores."""
+        """(R, outputs) standardised values or scores, or (T, C) scores."""
         vectors = self._vectors(batch)
         # a mean over hundreds of residues differs between variants in its last bits: bf16 would round that away
         with torch.autocast(vectors.device.type, enabled=False):
-            return self._outputs(self.head(vectors.float(), batch))
+            return self.head(vectors.float(), batch)
 
     def _vectors(self, batch: PackedBatch) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            if self.windows is not None:
+                return self.windows.read(self.backbone, batch)
             return self.backbone(batch)
-
-    def _outputs(self, outputs: Tensor) -> Tensor:
-        return outputs[:, 0] if self.kind == "sequence_regression" else outputs
 
     def loss_sum(self, batch: PackedBatch) -> Tensor:
         """Squared errors (of standardised targets) or cross-entropies, summed over the batch's targets, in float32."""
-        return self._loss_sum(self(batch).float(), batch.targets)
+        if self.kind == "contacts":  # pairs of residues are too many to hold: this head adds its loss up by blocks
+            vectors = self._vectors(batch)
+            with torch.autocast(vectors.device.type, enabled=False):
+                return self.head.loss_sum(vectors.float(), batch)
+        return self._loss_sum(self(batch), batch.targets)
 
     def _loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if self.kind == "sequence_regression":
-            wanted = (targets - self.target_mean) / self.target_deviation
-            return F.mse_loss(outputs, wanted, reduction="sum")
-        return F.cross_entropy(outputs, targets, ignore_index=IGNORE, reduction="sum")
+            targets = (targets - self.target_mean) / self.target_deviation
+        return self.objective.loss(outputs.float(), targets, self.class_weights)
 
     def backward_step(self, step: StepBatch, backward: Callable[[Tensor], None]) -> Tensor:
         """Gradients of one optimizer step's mean loss a target, the same however the step was cut.
@@ -93,7 +101,7 @@ class Predictor(nn.Module):
             pooled = torch.cat([self._pooled(batch) for batch in step.micro])
         pooled.requires_grad_()
         with torch.autocast(pooled.device.type, enabled=False), torch.random.fork_rng():
-            outputs = self._outputs(self.head.layers(pooled))
+            outputs = self.head.from_pooled(pooled)
             loss = self._loss_sum(outputs, torch.cat([batch.targets for batch in step.micro])) / targets
         backward(loss)
         if any(p.requires_grad for p in self.backbone.parameters()) or self.head.score is not None:
@@ -110,22 +118,32 @@ class Predictor(nn.Module):
 
     @torch.no_grad()
     def predict(self, batch: PackedBatch) -> list[np.ndarray]:
-        """For each sequence in the batch's order: a float64 of shape () or (L,) int64 class numbers.
+        """For each record in the batch's order: a float64 of shape (), (C,) or (L, C) float32 probabilities, or (L, L)
+        float32 contact probabilities.
 
         Raises: InputError: an output is not finite.
         """
+        if self.kind == "contacts":
+            vectors = self._vectors(batch)
+            _check_finite(vectors[batch.is_residue])
+            return self.head.predict(vectors.float(), batch)
         outputs = self(batch).float()
-        if not torch.isfinite(outputs).all():
-            raise InputError(
-                "The model predicts NaN or infinity: training diverged. Lower optim.lr, or set hardware.precision=fp32."
-            )
+        _check_finite(outputs)
         if self.kind == "sequence_regression":
-            values = outputs.double() * self.target_deviation + self.target_mean
-            return list(values.cpu().numpy())
-        classes = outputs.argmax(-1).cpu().numpy()
+            return list((outputs[:, 0].double() * self.target_deviation + self.target_mean).cpu().numpy())
+        probabilities = self.objective.probabilities(outputs).cpu().numpy()
+        if self.kind != "residue_classification":
+            return list(probabilities)
         residue, ends = batch.is_residue.cpu().numpy(), np.cumsum(batch.lengths)
         starts = ends - np.array(batch.lengths)
-        return [classes[a:b][residue[a:b]] for a, b in zip(starts, ends, strict=True)]
+        return [probabilities[a:b][residue[a:b]] for a, b in zip(starts, ends, strict=True)]
+
+
+def _check_finite(values: Tensor) -> None:
+    if not torch.isfinite(values).all():
+        raise InputError(
+            "The model predicts NaN or infinity: training diverged. Lower optim.lr, or set hardware.precision=fp32."
+        )
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:

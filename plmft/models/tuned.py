@@ -30,11 +30,13 @@ from plmft.data.records import IGNORE, LETTERS, Record
 from plmft.data.sampler import EvaluationBatches
 from plmft.models.backbone import OneHotCnn
 from plmft.models.build import build_predictor
+from plmft.models.decisions import decided, likeliest_contacts, named
 from plmft.models.head_spec import Head
 from plmft.models.predictor import Predictor
 from plmft.models.spec import OneHotCnnSpec, Spec
 from plmft.models.tuning import LoRA, Tuning
 from plmft.models.weights import Located, locate, save_network, write_tensors
+from plmft.models.windows import Windows
 
 LAYOUT = 1
 PEFT_PREFIX = "base_model.model."
@@ -51,6 +53,7 @@ class Description:
     kind: str
     classes: tuple[str, ...]
     unit: str
+    windows: bool = False  # sequences beyond the model's context are read in windows
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,27 @@ class Tuned:
     predictor: Predictor
     description: Description
 
-    def predict(self, sequences: Sequence[str], tokens_per_batch: int = 4096) -> list[float] | list[str]:
-        """A number in the task's unit for each sequence, or a string of one-letter classes.
+    def predict(
+        self, sequences: Sequence[str], partners: Sequence[str] | None = None, tokens_per_batch: int = 4096
+    ) -> list[float] | list[str]:
+        """For each sequence (with its partner, where the task is about pairs) a number in the task's unit, the name of
+        a class, names of labels joined by `;`, a string of one-letter classes, or the L likeliest contacts.
 
-        Raises: InputError: a letter that is no amino acid, an empty sequence, one longer than the model's context.
+        Raises: InputError: a letter that is no amino acid, an empty sequence, one longer than the model's context;
+            partners that are missing or not wanted.
         """
-        found = self.predict_records([self._record(i, s) for i, s in enumerate(sequences)], tokens_per_batch)
-        if self.description.kind == "sequence_regression":
+        kind, classes = self.description.kind, self.description.classes
+        if (kind == "pair_classification") != (partners is not None):
+            wanted = "needs a partner for each sequence" if partners is None else "takes no partners"
+            raise InputError(f"The model was tuned on {self.description.task}, which {wanted}.")
+        pairs = zip(sequences, partners or [""] * len(sequences), strict=True)
+        records = [self._record(i, sequence, partner) for i, (sequence, partner) in enumerate(pairs)]
+        found = self.predict_records(records, tokens_per_batch)
+        if kind == "sequence_regression":
             return [float(value) for value in found]
-        return ["".join(self.description.classes[c] for c in classes) for classes in found]
+        if kind == "contacts":
+            return [likeliest_contacts(probabilities) for probabilities in found]
+        return [named(kind, classes, decided(kind, probabilities)) for probabilities in found]
 
     def predict_records(self, records: Sequence[Record], tokens_per_batch: int) -> list[np.ndarray]:
         """Predictions in the records' order, in float32, longest sequences first."""
@@ -83,15 +98,21 @@ class Tuned:
             found.update(zip(batch.index.tolist(), self.predictor.predict(batch), strict=True))
         return [found[i] for i in range(len(records))]
 
-    def _record(self, number: int, sequence: str) -> Record:
-        if not sequence or not LETTERS.issuperset(sequence):
-            raise InputError(f"Sequence {number} is {sequence!r:.60}. Allowed letters: {''.join(sorted(LETTERS))}.")
-        context = self.description.spec.context
-        if context is not None and len(sequence) > context:
-            raise InputError(f"Sequence {number} has {len(sequence)} residues; the model takes {context}.")
-        regression = self.description.kind == "sequence_regression"
-        target = 0.0 if regression else np.full(len(sequence), IGNORE)
-        return Record(str(number), sequence, target, "test")
+    def _record(self, number: int, sequence: str, partner: str = "") -> Record:
+        context, kind = self.description.spec.context, self.description.kind
+        pair = kind == "pair_classification"
+        for text in (sequence, partner) if pair else (sequence,):
+            if not text or not LETTERS.issuperset(text):
+                raise InputError(f"Sequence {number} is {text!r:.60}. Allowed letters: {''.join(sorted(LETTERS))}.")
+            if context is not None and len(text) > context and not self.description.windows:
+                raise InputError(f"Sequence {number} has {len(text)} residues; the model takes {context}.")
+        targets = {
+            "sequence_regression": 0.0,
+            "sequence_multilabel": np.zeros(len(self.description.classes), np.int8),
+            "residue_classification": np.full(len(sequence), IGNORE),
+            "contacts": np.full((len(sequence), 3), np.nan, np.float32),
+        }
+        return Record(str(number), sequence, targets.get(kind, IGNORE), "test", partner=partner)
 
 
 def save(predictor: Predictor, description: Description, located: Located, folder: Path) -> None:
@@ -110,7 +131,7 @@ def save(predictor: Predictor, description: Description, located: Located, folde
         "model": _as_json(description.spec),
         "tuning": _as_json(description.tuning),
         "head": _as_json(description.head),
-        "task": {k: getattr(description, k) for k in ("task", "kind", "classes", "unit")},
+        "task": {k: getattr(description, k) for k in ("task", "kind", "classes", "unit", "windows")},
         "base": {"source": located.source, "revision": located.revision, "included": not unchanged},
         "tokenizer_digest": description.spec.tokenizer.digest,
     }
@@ -145,6 +166,8 @@ def load(folder: Path, device: str = "cpu") -> Tuned:
     if isinstance(description.tuning, LoRA):
         _load_adapter(predictor.backbone.network, folder / "adapter")
     _load_strictly(predictor, load_file(folder / "head.safetensors"), file)
+    if description.windows:
+        predictor.windows = Windows.of(spec.context, spec.tokenizer)
     return Tuned(predictor.eval().to(device), description)
 
 

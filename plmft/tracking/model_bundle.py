@@ -5,7 +5,7 @@ they lie, to WEIGHTS beside the bundle.
 """
 
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,19 +14,32 @@ if TYPE_CHECKING:
 
 SERVING = Path(__file__).with_name("serving.py")
 WEIGHTS = "artifacts/tuned"
-PREDICTS = {"sequence_regression": "double", "sequence_classification": "string", "residue_classification": "string"}
+PREDICTS = {
+    "sequence_regression": "double",
+    "sequence_classification": "string",
+    "sequence_multilabel": "string",
+    "residue_classification": "string",
+    "pair_classification": "string",
+    "contacts": "string",
+}
 REQUIREMENTS = ("plmft", "mlflow", "torch", "transformers", "peft", "safetensors", "pandas")
 
 
 def write_bundle(
-    destination: Path, *, run_id: str, logged: "LoggedModel", tuned: Path, kind: str, sequences: Sequence[str]
+    destination: Path,
+    *,
+    run_id: str,
+    logged: "LoggedModel",
+    tuned: Path,
+    kind: str,
+    example: Mapping[str, Sequence[str]],
 ) -> None:
     """Write the MLflow model folder `destination`, all but the weights.
 
     Args:
         logged: the store's entry for this model. tuned: the folder of the saved tuned model.
         kind: the task's kind; it sets the type of `prediction`: double for regression, else text.
-        sequences: a few, as an example of the input.
+        example: of the input, by column; the columns are the signature.
 
     Raises: ValueError: a kind without a served form.
     """
@@ -45,9 +58,10 @@ def write_bundle(
         mlflow_model=model,
         python_model=str(SERVING),
         signature=ModelSignature(
-            inputs=Schema([ColSpec("string", "sequence")]), outputs=Schema([ColSpec(PREDICTS[kind], "prediction")])
+            inputs=Schema([ColSpec("string", column) for column in example]),
+            outputs=Schema([ColSpec(PREDICTS[kind], "prediction")]),
         ),
-        input_example=pd.DataFrame({"sequence": list(sequences)}),
+        input_example=pd.DataFrame({column: list(values) for column, values in example.items()}),
         pip_requirements=requirements(),
     )
     flavor = model.flavors["python_function"]

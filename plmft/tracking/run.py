@@ -151,12 +151,12 @@ class Run:
         self._send("log_inputs", self.id, datasets=[DatasetInput(dataset, [context])])
         self.tags({"data_digest": digest})
 
-    def model(self, folder: Path, example_sequences: Sequence[str], kind: str) -> str:
+    def model(self, folder: Path, example: Mapping[str, Sequence[str]], kind: str) -> str:
         """Log a tuned model with its signature; `runs:/<run id>/model` and `mlflow models serve` load it.
 
         Args:
             folder: what `plmft.models.tuned` saved. kind: the task's kind.
-            example_sequences: a few, kept as the input example.
+            example: a few sequences by column, `sequence` and for pairs `partner`; kept as the input example.
 
         Returns: its address, models:/<model id>.
         Raises: ValueError: a kind that cannot be served.
@@ -172,9 +172,7 @@ class Run:
         try:
             with quiet(), tempfile.TemporaryDirectory() as scratch:
                 bundle = Path(scratch, "model")
-                write_bundle(
-                    bundle, run_id=self.id, logged=logged, tuned=folder, kind=kind, sequences=example_sequences
-                )
+                write_bundle(bundle, run_id=self.id, logged=logged, tuned=folder, kind=kind, example=example)
                 self._send("log_model_artifacts", logged.model_id, str(bundle))
                 self._send("log_model_artifacts", logged.model_id, str(folder), WEIGHTS)
             status = "READY"

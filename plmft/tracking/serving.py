@@ -25,10 +25,11 @@ class TunedModel(PythonModel):
     ) -> pd.DataFrame:
         """Predict every sequence.
 
-        Args: model_input: a data frame with a text column `sequence`.
-        Returns: a data frame with a column `prediction`: a float, a class name, or one letter a residue.
+        Args: model_input: a data frame with a text column `sequence`, and `partner` where the task is about pairs.
+        Returns: a data frame with a column `prediction`: see Tuned.predict.
         """
-        return pd.DataFrame({"prediction": self.tuned.predict(model_input["sequence"].tolist())})
+        columns = [model_input[name].tolist() for name in ("sequence", "partner") if name in model_input]
+        return pd.DataFrame({"prediction": self.tuned.predict(*columns)})
 
 
 mlflow.models.set_model(TunedModel())

@@ -23,6 +23,11 @@ class PackedData(pl.LightningDataModule):
         self.total_steps = optim.total_steps(self.steps_per_epoch)
 
     @property
+    def tests(self) -> list[Split]:
+        """The names of the test splits."""
+        return [split for split in self._splits if split not in ("train", "valid")]
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in one pass over the training split."""
         return -(-len(self._splits["train"]) // self._batch_size)
@@ -40,9 +45,9 @@ class PackedData(pl.LightningDataModule):
         """The validation split, each record once."""
         return self._evaluation("valid")
 
-    def test_dataloader(self) -> DataLoader[PackedBatch]:
-        """The test split, each record once."""
-        return self._evaluation("test")
+    def test_dataloader(self) -> list[DataLoader[PackedBatch]]:
+        """The test splits in order, each record once."""
+        return [self._evaluation(split) for split in self.tests]
 
     def _evaluation(self, split: Split) -> DataLoader[PackedBatch]:
         batches = EvaluationBatches(self._splits[split], self._budget)

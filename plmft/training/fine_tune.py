@@ -3,18 +3,15 @@
 import logging
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from rich.console import Console
 
 from plmft import InputError
-from plmft.efficiency.phase import PhaseCost
 from plmft.models.predictor import Predictor
 from plmft.training.checkpoints import WholeCheckpoints
 from plmft.training.data import PackedData
@@ -22,19 +19,8 @@ from plmft.training.hardware import Device
 from plmft.training.metering import Metering
 from plmft.training.module import FineTuning, Score
 from plmft.training.optim import Optim
+from plmft.training.result import Result
 from plmft.training.watching import History, KeepLast, Log, ProgressBar
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """What training came to; the predictor holds the best weights."""
-
-    predictions: list[np.ndarray]  # of the test split, in record order
-    costs: dict[str, PhaseCost]  # by phase
-    history: History
-    best_step: int
-    steps: int
-    stopped_early: bool
 
 
 def fine_tune(
@@ -49,7 +35,7 @@ def fine_tune(
     folder: Path,
     log: Log,
     console: Console,
-) -> FineTuned:
+) -> Result:
     """Train `predictor` in place and test it.
 
     Args:
@@ -71,7 +57,18 @@ def fine_tune(
     steps = trainer.global_step
     best_step = _restore(module, Path(best.best_model_path))
     _interruptible(trainer.test, module, data, verbose=False)
-    return FineTuned(module.predictions, metering.costs, history, best_step, steps, steps < total)
+    valid_step, valid = module.best_valid
+    if valid_step != best_step:
+        raise RuntimeError(f"Validation was best at step {valid_step}, but the best checkpoint is of step {best_step}.")
+    return Result(
+        predictions=dict(zip(data.tests, module.predictions, strict=True)),
+        valid=valid,
+        costs=metering.costs,
+        history=history,
+        best_step=best_step,
+        steps=steps,
+        stopped_early=steps < total,
+    )
 
 
 def _trainer(device: Device, epochs: int, callbacks: list[pl.Callback], folder: Path) -> pl.Trainer:

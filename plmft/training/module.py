@@ -4,6 +4,7 @@ Optimisation is manual because Lightning counts micro-steps by number, while our
 divided by the whole step's targets, so cutting it finer or coarser changes nothing but speed.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +35,11 @@ class FineTuning(pl.LightningModule):
         self.strict_loading = False
         self.predictor = predictor
         self.valid_metrics: dict[str, float] = {}
-        self.predictions: list[np.ndarray] = []
+        self.predictions: list[list[np.ndarray]] = []  # by test split, each in record order
+        self.best_valid: tuple[int, list[np.ndarray]] | None = None  # optimizer step, and predictions in record order
         self._optim, self._total_steps, self._score, self._monitor = optim, total_steps, score, monitor
-        self._found: dict[int, np.ndarray] = {}
+        self._best_score = -math.inf
+        self._found: dict[int, dict[int, np.ndarray]] = {}  # by number of the loader, by record
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW and its schedule, stepped once an optimizer step."""
@@ -57,14 +60,20 @@ class FineTuning(pl.LightningModule):
         """Forget the predictions of the validation before."""
         self._found = {}
 
-    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: PackedBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predict; scores are computed at the end over all samples."""
-        self._found.update(zip(batch.index.tolist(), self.predictor.predict(batch), strict=True))
+        found = self._found.setdefault(dataloader_idx, {})
+        found.update(zip(batch.index.tolist(), self.predictor.predict(batch), strict=True))
 
     def on_validation_epoch_end(self) -> None:
         """Score all samples, each once. A metric that is not defined counts as the worst."""
-        self.valid_metrics = self._score(self._in_order())
-        self.log(self._monitor, self.valid_metrics.get(self._monitor, float("nan")), logger=False)
+        (predictions,) = self._in_order()
+        self.valid_metrics = self._score(predictions)
+        value = self.valid_metrics.get(self._monitor, math.nan)
+        if self.best_valid is None or value > self._best_score:  # as ModelCheckpoint chooses
+            self.best_valid = (self.trainer.global_step, predictions)
+            self._best_score = -math.inf if math.isnan(value) else value
+        self.log(self._monitor, value, logger=False)
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
@@ -73,8 +82,8 @@ class FineTuning(pl.LightningModule):
         """Keep all predictions in record order."""
         self.predictions = self._in_order()
 
-    def _in_order(self) -> list[np.ndarray]:
-        return [self._found[i] for i in sorted(self._found)]
+    def _in_order(self) -> list[list[np.ndarray]]:
+        return [[found[i] for i in sorted(found)] for _, found in sorted(self._found.items())]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only what training changed: a frozen backbone is not written at every epoch."""

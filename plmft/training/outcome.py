@@ -11,9 +11,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from plmft.data.records import IGNORE, Record
+from plmft.data.records import Record
 from plmft.data.task import Task
 from plmft.efficiency.phase import PhaseCost
+from plmft.models.decisions import decided, named
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,22 @@ def write_summary(file: Path, about: dict[str, object], outcome: Outcome) -> Non
 
 
 def write_predictions(file: Path, task: Task, records: Sequence[Record], predictions: Sequence[np.ndarray]) -> None:
-    """One row a test record: id, sequence, measured and predicted; classes as strings of letters, `.` for no label."""
-    if task.classes:
-        letters = dict(enumerate(task.classes)) | {IGNORE: "."}
-        measured = ["".join(letters[c] for c in r.target) for r in records]
-        predicted = ["".join(letters[c] for c in p) for p in predictions]
+    """One row a test record: id, sequence (and partner), measured, predicted and, for classes, probabilities.
+
+    Residue classes are strings of letters, `.` for no label; labels of a sequence are joined by `;`. Probabilities of
+    residues and of contacts are flattened, row by row.
+    """
+    columns: dict[str, list] = {"id": [r.id for r in records], "sequence": [r.sequence for r in records]}
+    if task.kind == "pair_classification":
+        columns["partner"] = [r.partner for r in records]
+    if task.kind in ("sequence_regression", "masked_lm", "contacts"):
+        if task.kind == "sequence_regression":
+            columns["measured"] = [r.target for r in records]
+        columns["predicted"] = [p.ravel() if np.ndim(p) else float(p) for p in predictions]
     else:
-        measured, predicted = [r.target for r in records], [float(p) for p in predictions]
-    columns = {
-        "id": [r.id for r in records],
-        "sequence": [r.sequence for r in records],
-        "measured": measured,
-        "predicted": predicted,
-    }
+        columns["measured"] = [named(task.kind, task.classes, r.target) for r in records]
+        columns["predicted"] = [named(task.kind, task.classes, decided(task.kind, p)) for p in predictions]
+        columns["probabilities"] = [p.ravel() for p in predictions]
     pd.DataFrame(columns).to_parquet(file, index=False)
 
 
@@ -73,27 +77,39 @@ def show(console: Console, task: Task, title: str, outcome: Outcome) -> None:
 
 def _accuracy_rows(task: Task, metrics: dict[str, float]) -> list[tuple[str, str]]:
     unit = f" ({task.unit})" if task.unit else ""
-    rows = [
-        ("records train / valid / test", " / ".join(f"{metrics[f'data/{s}']:,.0f}" for s in ("train", "valid", "test")))
-    ]
+    splits = [s for s in ("train", "valid", "test") if f"data/{s}" in metrics]
+    counts = " / ".join(f"{metrics[f'data/{split}']:,.0f}" for split in splits)
+    rows = [(f"records {' / '.join(splits)}", counts)]
     hidden = ("_ci_low", "_ci_high", "_ceiling")
     for name, value in metrics.items():
-        short = name.removeprefix("test/")
-        if not name.startswith("test/") or short.endswith(hidden) or short.startswith("records_"):
+        split, _, short = name.partition("/")
+        if not split.startswith("test") or short.endswith(hidden) or short.startswith("records_"):
             continue
         low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
         interval = f"  (95 % {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
-        rows.append((f"test {short}{unit if short.startswith(('mae', 'mse')) else ''}", f"{value:.3f}{interval}"))
+        rows.append(
+            (
+                f"{split.replace('_', ' ')} {short}{unit if short.startswith(('mae', 'mse')) else ''}",
+                f"{value:.3f}{interval}",
+            )
+        )
     primary = task.primary_metric
     ceiling, baseline = metrics.get(f"test/{primary}_ceiling"), metrics.get(f"baseline/{primary}")
     if ceiling is not None:
         rows.append((f"{primary} ceiling", f"{ceiling:.3f}"))
     for name in [primary] if baseline is not None else [m for m in ("mae", "mse") if f"baseline/{m}" in metrics]:
-        kind = "likeliest class by amino acid" if task.classes else "mean of train"
-        rows.append((f"{name} of {kind}", f"{metrics[f'baseline/{name}']:.3f}"))
+        rows.append((f"{name} of {BASELINES[task.kind]}", f"{metrics[f'baseline/{name}']:.3f}"))
     return rows
 
 
+BASELINES = {
+    "sequence_regression": "the mean of train",
+    "sequence_classification": "the most frequent class",
+    "pair_classification": "the most frequent class",
+    "sequence_multilabel": "the labels' frequencies",
+    "residue_classification": "the likeliest class by amino acid",
+    "contacts": "the frequency by separation",
+}
 COST_ROWS = (
     ("step time p50 / p95", ("step_time_ms_p50", "step_time_ms_p95"), "ms", 1.0),
     ("waiting for data", ("data_wait_fraction",), "% of a step", 100.0),

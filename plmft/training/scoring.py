@@ -1,4 +1,4 @@
-"""Score the test split: the metrics with intervals, subsets apart, the context-free baseline, the ceiling."""
+"""Score a test split: the metrics with intervals, subsets apart, the context-free baseline, the ceiling."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from plmft.data.records import Record
 from plmft.data.task import Task
-from plmft.metrics.baselines import mean_regression, residue_majority
+from plmft.metrics.baselines import baseline_predictions
 from plmft.metrics.evaluate import evaluate
 
 
@@ -31,19 +31,19 @@ def score(
 
 
 def metrics_of_test(
-    task: Task, records: Sequence[Record], predictions: Sequence[np.ndarray], seed: int
+    task: Task, records: Sequence[Record], predictions: Sequence[np.ndarray], seed: int, split: str = "test"
 ) -> dict[str, float]:
-    """`test/...`: over all records, and over each subset with its name as a suffix."""
-    metrics = {f"test/{k}": v for k, v in score(task, records, predictions, seed=seed, intervals=True).items()}
+    """`test/...`: over all records, and over each subset with its name as a suffix; `test_<name>/...` likewise."""
+    metrics = {f"{split}/{k}": v for k, v in score(task, records, predictions, seed=seed, intervals=True).items()}
     for subset in task.subsets:
         inside = [i for i, r in enumerate(records) if subset.low <= r.target < subset.high]
-        metrics[f"test/records_{subset.name}"] = float(len(inside))
+        metrics[f"{split}/records_{subset.name}"] = float(len(inside))
         if len(inside) < 2:
             continue
         part = score(task, [records[i] for i in inside], [predictions[i] for i in inside], seed=seed, intervals=True)
-        metrics |= {f"test/{with_suffix(name, subset.name)}": value for name, value in part.items()}
+        metrics |= {f"{split}/{with_suffix(name, subset.name)}": value for name, value in part.items()}
     if task.ceiling is not None:
-        metrics[f"test/{task.primary_metric}_ceiling"] = task.ceiling(records)
+        metrics[f"{split}/{task.primary_metric}_ceiling"] = task.ceiling(records)
     return metrics
 
 
@@ -56,12 +56,7 @@ def with_suffix(metric: str, suffix: str) -> str:
 
 
 def baseline_metrics(task: Task, train: Sequence[Record], test: Sequence[Record], seed: int) -> dict[str, float]:
-    """`baseline/...`: the likeliest class of each amino acid, or the mean of the training targets."""
-    if task.kind == "residue_classification":
-        found = residue_majority(
-            [r.sequence for r in train], measured(train), [r.sequence for r in test], len(task.classes)
-        )
-    else:
-        found = mean_regression([r.target for r in train], len(test))
-    metrics = score(task, test, found, seed=seed, intervals=False)
+    """`baseline/...`: the scores of `baseline_predictions` on the test split."""
+    found = baseline_predictions(task.kind, train, test, len(task.classes))
+    metrics = {} if found is None else score(task, test, found, seed=seed, intervals=False)
     return {f"baseline/{name}": value for name, value in metrics.items()}

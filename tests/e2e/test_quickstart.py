@@ -52,7 +52,7 @@ def test_it_ends_with_a_table_and_the_command_that_shows_it(quickstart: Quicksta
     assert rows["records train / valid / test"] == "60 / 10 / 20"
     assert rows["test accuracy"] == f"{metrics['test/accuracy']:.3f}  (95 % {low:.3f} to {high:.3f})"
     assert rows["accuracy ceiling"] == f"{metrics['test/accuracy_ceiling']:.3f}"
-    assert rows["accuracy of likeliest class by amino acid"] == f"{metrics['baseline/accuracy']:.3f}"
+    assert rows["accuracy of the likeliest class by amino acid"] == f"{metrics['baseline/accuracy']:.3f}"
     assert set(rows).issuperset({"step time p50 / p95", "residues", "sequences", "peak memory, host", "training time"})
     assert rows["energy"].endswith(" J") or rows["energy"] == "absent: " + quickstart.summary["notes"]["cost/energy_j"]
     assert f"{cost['cost/peak_host_memory_gb']:.3g} GB" in rows["peak memory, host"]
@@ -81,12 +81,14 @@ def test_the_summary_has_accuracy_and_cost_under_their_names(quickstart: Quickst
 
 def test_the_predictions_give_the_accuracy_again(quickstart: Quickstart) -> None:
     table = quickstart.predictions
-    assert list(table) == ["id", "sequence", "measured", "predicted"] and len(table) == 20
+    assert list(table) == ["id", "sequence", "measured", "predicted", "probabilities"] and len(table) == 20
     assert set(table.id) == {f"test-{i}" for i in range(20)}
     assert (table.sequence.str.len() == table.measured.str.len()).all()
     assert (table.sequence.str.len() == table.predicted.str.len()).all()
     measured, predicted = (np.array(list("".join(table[name]))) for name in ("measured", "predicted"))
     assert set(measured) == {"H", "E", "C"}
+    likeliest = np.concatenate(table.probabilities.to_list()).reshape(-1, 3).argmax(1)
+    assert (np.array(list("HEC"))[likeliest] == predicted).all()
     assert (measured == predicted).mean() == quickstart.summary["metrics"]["test/accuracy"]
 
 

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.skipif(
 
 
 def read(folder: Path) -> DataSet:
-    records, source = fluorescence.read(DataPlace(folder, folder / "cache"))
+    loaded = fluorescence.read(DataPlace(folder, folder / "cache"))
+    records, source = loaded.records, loaded.source
     return build_dataset("fluorescence", "sequence_regression", records, source=source)
 
 

@@ -92,7 +92,7 @@ def test_a_run_on_a_server_and_its_model_served(server, tuned, tmp_path, capfd):
     run.dataset("planted", "d" * 64, "generated", {"train": 10})
     (tmp_path / "predictions.csv").write_text("id\n1\n")
     run.artifact(tmp_path / "predictions.csv")
-    run.model(folder, ["MKTAYIAK"], "residue_classification")
+    run.model(folder, {"sequence": ["MKTAYIAK"]}, "residue_classification")
     run.end("FINISHED")
     assert capfd.readouterr() == ("", "")
 

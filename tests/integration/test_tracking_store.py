@@ -192,7 +192,7 @@ def test_the_tuned_model_is_logged_and_loads(start, client, runs, tuned):
     import mlflow.pyfunc
 
     run = start()
-    address = run.model(tuned, ["MKT", "GAVL"], "sequence_regression")
+    address = run.model(tuned, {"sequence": ["MKT", "GAVL"]}, "sequence_regression")
     run.end("FINISHED")
     (output,) = client.get_run(run.id).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
@@ -210,7 +210,7 @@ def test_the_tuned_model_is_logged_and_loads(start, client, runs, tuned):
 
 def test_a_logged_model_holds_no_pickle_and_no_path_of_this_checkout(start, runs, tuned):
     run = start()
-    model_id = run.model(tuned, ["MKT"], "sequence_regression").removeprefix("models:/")
+    model_id = run.model(tuned, {"sequence": ["MKT"]}, "sequence_regression").removeprefix("models:/")
     run.end("FINISHED")
     (folder,) = (runs / "artifacts").glob(f"*/models/{model_id}/artifacts")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -230,15 +230,15 @@ def test_the_signature_follows_the_kind(start, client, tuned, kind, type):
     import mlflow.models
 
     run = start("kinds")
-    info = mlflow.models.get_model_info(run.model(tuned, ["MKT"], kind))
+    info = mlflow.models.get_model_info(run.model(tuned, {"sequence": ["MKT"]}, kind))
     run.end("FINISHED")
     assert json.loads(info.signature.outputs.to_json()) == [{"type": type, "name": "prediction", "required": True}]
 
 
 def test_a_model_that_cannot_be_logged_is_marked_failed(start, client, tuned):
     run = start()
-    with pytest.raises(ValueError, match="contacts: such a model cannot be served"):
-        run.model(tuned, ["MKT"], "contacts")
+    with pytest.raises(ValueError, match="masked_lm: such a model cannot be served"):
+        run.model(tuned, {"sequence": ["MKT"]}, "masked_lm")
     run.end("FAILED")
     experiment = client.get_run(run.id).info.experiment_id
     assert [model.status for model in client.search_logged_models([experiment])] == ["FAILED"]
@@ -264,7 +264,7 @@ def test_a_real_tuned_model_predicts_the_same_from_the_store(start, tmp_path):
     )
     save(predictor, description, base, tmp_path / "tuned")
     run = start()
-    run.model(tmp_path / "tuned", ["MKTAYIAK"], "residue_classification")
+    run.model(tmp_path / "tuned", {"sequence": ["MKTAYIAK"]}, "residue_classification")
     run.end("FINISHED")
     sequences = ["MKTAYIAK", "GAVLIMFWPSTCYNQDEKRH"]
     served = mlflow.pyfunc.load_model(f"runs:/{run.id}/model").predict(pd.DataFrame({"sequence": sequences}))

@@ -23,10 +23,11 @@ from plmft.models.tuning import Frozen, Full, LoRA, Tuning
 from plmft.models.weights import Located
 from plmft.tasks.planted_structure import planted_structure
 from plmft.training.data import PackedData
-from plmft.training.fine_tune import FineTuned, fine_tune
+from plmft.training.fine_tune import fine_tune
 from plmft.training.hardware import Device
 from plmft.training.metering import Metering
 from plmft.training.optim import Optim
+from plmft.training.result import Result
 from plmft.training.scoring import score
 
 TASK = planted_structure(ResidueHead(0.0), train=48, valid=12, test=20, seed=0)
@@ -40,7 +41,7 @@ def optim(**changes: object) -> Optim:
 
 
 def by_split() -> dict[str, list[Record]]:
-    records = TASK.read(DataPlace(None, Path("/nowhere")))[0]
+    records = TASK.read(DataPlace(None, Path("/nowhere"))).records
     return {split: [r for r in records if r.split == split] for split in ("train", "valid", "test")}
 
 
@@ -54,7 +55,7 @@ def train(
     options: Optim | None = None,
     valid_score: Callable | None = None,
     log: Callable = lambda values, step: None,
-) -> tuple[Predictor, FineTuned]:
+) -> tuple[Predictor, Result]:
     pl.seed_everything(seed, verbose=False)
     options, splits = options or optim(), by_split()
     predictor = build_predictor(
@@ -86,7 +87,7 @@ def test_one_seed_gives_one_result(tmp_path: Path) -> None:
     second, again = train(tmp_path / "b")
     other, _ = train(tmp_path / "c", seed=1)
     assert torch.equal(weights(first), weights(second))
-    assert [p.tolist() for p in result.predictions] == [p.tolist() for p in again.predictions]
+    assert [p.tolist() for p in result.predictions["test"]] == [p.tolist() for p in again.predictions["test"]]
     assert result.history.train_loss == again.history.train_loss
     assert not torch.equal(weights(first), weights(other))
 
@@ -120,6 +121,20 @@ def test_the_best_checkpoint_is_tested_not_the_last(tmp_path: Path) -> None:
         assert torch.equal(value, model.state_dict()[name.removeprefix("predictor.")]), name
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert any(not torch.equal(value, last[name]) for name, value in best.items())
+
+
+def test_validation_predictions_are_those_of_the_weights_that_were_chosen(tmp_path: Path) -> None:
+    scores = iter([0.2, 0.9, 0.9, 0.4])
+    seen: list[list[np.ndarray]] = []
+
+    def scored(found: list[np.ndarray]) -> dict[str, float]:
+        seen.append(found)
+        return {"accuracy": next(scores)}
+
+    _, result = train(tmp_path, options=optim(epochs=4), valid_score=scored)
+    assert result.best_step == 12
+    assert [p.tolist() for p in result.valid] == [p.tolist() for p in seen[1]]
+    assert [p.tolist() for p in result.valid] != [p.tolist() for p in seen[2]]
 
 
 def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
@@ -175,8 +190,8 @@ def test_costs_count_real_residues_once(tmp_path: Path) -> None:
     lengths = [len(r.sequence) for r in splits["train"]]
     assert min(lengths) < ratio < max(lengths)
     assert "energy_j" not in fit or fit["energy_j"] > 0
-    assert len(result.predictions) == 20
-    assert [len(p) for p in result.predictions] == [len(r.sequence) for r in splits["test"]]
+    assert set(result.predictions) == {"test"} and len(result.predictions["test"]) == 20
+    assert [len(p) for p in result.predictions["test"]] == [len(r.sequence) for r in splits["test"]]
 
 
 def test_bf16_learns_as_fp32_does(tmp_path: Path) -> None:

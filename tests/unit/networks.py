@@ -42,11 +42,18 @@ def backbone(family: str) -> torch.nn.Module:
 
 
 def records(rng: np.random.Generator, lengths: list[int], kind: str) -> list[Record]:
-    """Random records with targets that fit the kind (3 classes, some residues without a label)."""
+    """Random records with targets that fit the kind (3 classes, some without a label)."""
+    draw = {
+        "sequence_regression": lambda length: float(rng.normal()),
+        "sequence_classification": lambda length: int(rng.choice([-100, 0, 1, 2])),
+        "sequence_multilabel": lambda length: rng.integers(0, 2, 3).astype(np.int8),
+        "residue_classification": lambda length: rng.choice([-100, 0, 1, 2], length),
+        "pair_classification": lambda length: int(rng.choice([-100, 0, 1, 2])),
+    }[kind]
     made = []
     for i, length in enumerate(lengths):
-        target = float(rng.normal()) if kind == "sequence_regression" else rng.choice([-100, 0, 1, 2], length)
-        made.append(Record(f"r{i}", random_sequence(rng, length), target, "train", f"row {i}"))
+        partner = random_sequence(rng, lengths[-1 - i]) if kind == "pair_classification" else ""
+        made.append(Record(f"r{i}", random_sequence(rng, length), draw(length), "train", f"row {i}", partner))
     return made
 
 

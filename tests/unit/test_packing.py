@@ -1,6 +1,7 @@
 """Packed = padded = one at a time, forward and gradients, layer by layer, for every family (field notes 4, 15-17)."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,13 @@ from tests.unit.networks import CONTEXT, FAMILIES, TOKENIZERS, backbone, packed,
 
 LENGTHS = [1, CONTEXT, 7, 7, 33, 2]
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+OUTPUTS = {
+    "sequence_regression": 1,
+    "sequence_classification": 3,
+    "sequence_multilabel": 3,
+    "residue_classification": 3,
+    "pair_classification": 3,
+}
 
 
 def padded_states(model: torch.nn.Module, batch: PackedBatch, family: str) -> list[torch.Tensor]:
@@ -59,13 +67,13 @@ def test_packed_equals_one_at_a_time_forward_and_gradients(family: str, rng: np.
 
 
 @pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("kind", ["sequence_regression", "residue_classification"])
+@pytest.mark.parametrize("kind", OUTPUTS)
 def test_loss_does_not_depend_on_the_token_budget(kind: str, normalize: bool, rng: np.random.Generator) -> None:
     lengths = [5, 40, 12, 33, 1, 60, 8]
     split, _ = packed(rng, "esm2", lengths, kind)
-    head = SequenceHead("attention", normalize, 16, 0.0) if kind == "sequence_regression" else ResidueHead(0.0)
-    model = backbone("esm2")
-    predictor = Predictor(model, head.build(32, 1 if kind == "sequence_regression" else 3), kind)
+    head = ResidueHead(0.0) if kind == "residue_classification" else SequenceHead("attention", normalize, 16, 0.0)
+    predictor = Predictor(backbone("esm2"), head.build(32, OUTPUTS[kind], kind), kind)
+    predictor.class_weights = torch.tensor([0.5, 2.0, 1.5]) if OUTPUTS[kind] == 3 else None
     losses, gradients = [], []
     for budget in (1, 64, 10_000):
         step = split.step(np.arange(len(lengths)), budget)
@@ -76,6 +84,39 @@ def test_loss_does_not_depend_on_the_token_budget(kind: str, normalize: bool, rn
     torch.testing.assert_close(losses[0], losses[1], **CLOSE)
     torch.testing.assert_close(losses[0], losses[2], **CLOSE)
     torch.testing.assert_close(gradients[0], gradients[2], **CLOSE)
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_predictions_do_not_depend_on_the_token_budget(kind: str, rng: np.random.Generator) -> None:
+    split, _ = packed(rng, "esm2", LENGTHS, kind)
+    head = ResidueHead(0.0) if kind == "residue_classification" else SequenceHead("mean", True, 16, 0.0)
+    predictor = Predictor(backbone("esm2"), head.build(32, OUTPUTS[kind], kind), kind).eval()
+    found = {}
+    for budget in (1, 10_000):
+        batches = EvaluationBatches(split, budget)
+        found[budget] = {}
+        for batch in (batches[i] for i in range(len(batches))):
+            found[budget].update(zip(batch.index.tolist(), predictor.predict(batch), strict=True))
+    for i, length in enumerate(LENGTHS):
+        np.testing.assert_allclose(found[1][i], found[10_000][i], rtol=1e-4, atol=1e-5)
+        if kind in ("sequence_classification", "pair_classification", "residue_classification"):
+            np.testing.assert_allclose(found[1][i].sum(-1), 1, rtol=1e-5)
+        assert np.shape(found[1][i]) == {1: (), 3: (3,)}[OUTPUTS[kind]] or np.shape(found[1][i]) == (length, 3)
+
+
+def test_a_pair_is_scored_the_same_either_way_round(rng: np.random.Generator) -> None:
+    made = records(rng, [9, 30], "pair_classification")
+    turned = [replace(r, sequence=r.partner, partner=r.sequence) for r in made]
+    predictor = Predictor(
+        backbone("esm2"),
+        SequenceHead("mean", False, 16, 0.0).build(32, 3, "pair_classification"),
+        "pair_classification",
+    ).eval()
+    one, other = (
+        predictor.predict(EncodedSplit(side, TOKENIZERS["esm2"], "pair_classification").pack(np.arange(2)))
+        for side in (made, turned)
+    )
+    np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
 def test_targets_stay_with_their_sequences(rng: np.random.Generator) -> None:

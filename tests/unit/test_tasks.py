@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from plmft.config.compose import compose_config, config_folder
 from plmft.data.records import LETTERS, SPLITS, build_dataset
 from plmft.data.task import DataPlace, Task
-from plmft.metrics.evaluate import METRICS
+from plmft.metrics.evaluate import SCORERS
 from plmft.models.head_spec import ResidueHead, SequenceHead
 from plmft.tasks.planted_structure import LENGTHS, ceiling, class_probabilities
 from plmft.training.scoring import baseline_metrics, measured, metrics_of_test
@@ -32,7 +32,7 @@ def test_there_are_tasks_and_each_has_both_files() -> None:
 def test_a_task_keeps_the_contract(name: str) -> None:
     made = task(name)
     assert made.name == name
-    assert made.primary_metric in METRICS[made.kind]
+    assert made.primary_metric in SCORERS[made.kind].names
     assert made.citation and made.licence
     if made.kind == "sequence_regression":
         assert made.unit and not made.classes and isinstance(made.head, SequenceHead) and made.outputs == 1
@@ -51,9 +51,9 @@ def test_files_stay_short(name: str) -> None:
 
 def planted() -> tuple[Task, dict]:
     made = task("planted_structure", "task.train=300", "task.valid=5", "task.test=200")
-    records, source = made.read(DataPlace(None, Path("/nowhere")))
-    assert "generated" in source
-    return made, build_dataset(made.name, made.kind, records, source=source, n_classes=3).splits
+    loaded = made.read(DataPlace(None, Path("/nowhere")))
+    assert "generated" in loaded.source
+    return made, build_dataset(made.name, made.kind, loaded.records, source=loaded.source, n_classes=3).splits
 
 
 def test_planted_records_are_what_they_say() -> None:
@@ -62,7 +62,7 @@ def test_planted_records_are_what_they_say() -> None:
     for record in splits["test"]:
         assert LENGTHS[0] <= len(record.sequence) <= LENGTHS[1] and LETTERS.issuperset(record.sequence)
         assert set(record.target.tolist()) <= {0, 1, 2}
-    again = made.read(DataPlace(None, Path("/nowhere")))[0]
+    again = made.read(DataPlace(None, Path("/nowhere"))).records
     assert {r.id: r.sequence for r in again} == {r.id: r.sequence for s in SPLITS for r in splits[s]}
 
 
@@ -70,7 +70,7 @@ def test_the_ceiling_is_reached_by_the_rule_and_not_by_one_residue() -> None:
     """The rule scores at the ceiling within the noise of 20,000 residues; the context-free baseline far below."""
     made, splits = planted()
     test = splits["test"]
-    rule = [class_probabilities(r.sequence).argmax(1) for r in test]
+    rule = [class_probabilities(r.sequence) for r in test]
     metrics = metrics_of_test(made, test, rule, seed=0)
     assert metrics["test/accuracy_ceiling"] == pytest.approx(ceiling(test))
     assert abs(metrics["test/accuracy"] - ceiling(test)) < 4 * (0.75 * 0.25 / 20_000) ** 0.5

@@ -1,0 +1,62 @@
+"""What a run says and logs before it learns: which records, what was done to them, which model, where."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from plmft.data.records import DataSet
+from plmft.models.weights import Located
+from plmft.training.hardware import Device
+
+if TYPE_CHECKING:
+    from plmft.training.job import Job
+
+
+def weights_named(located: Located) -> str:
+    """As the user is told."""
+    return "random weights" if located.source == "random" else f"weights: {located.source}"
+
+
+def say_beginning(
+    job: "Job", console: Console, dataset: DataSet, device: Device, located: Located, notes: Sequence[str]
+) -> None:
+    """A few lines on the console."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    counts = " / ".join(f"{n:,}" for n in dataset.counts.values())
+    splits = " / ".join(dataset.counts)
+    subset = " (a subset: limit is set)" if dataset.subset else ""
+    say(f"{job.task.name}: {counts} records ({splits}){subset} from {dataset.source}")
+    for note in notes:
+        say(note)
+    if dataset.unlabelled:
+        what = "sequences" if job.task.kind in ("sequence_classification", "pair_classification") else "residues"
+        say(f"No label: {_by_split(dataset.unlabelled)} {what}; left out of loss and scores.")
+    shared = {pair: n for pair, n in dataset.shared_sequences.items() if n}
+    if shared:
+        say(f"The same sequence stands in two splits: {_by_split(shared)}. Kept, as published.")
+    if dataset.cropped:
+        say(f"Cropped to {job.model.context} residues: {_by_split(dataset.cropped)}")
+    if dataset.windowed:
+        say(f"Read in windows of {job.model.context} residues: {_by_split(dataset.windowed)}")
+    where = device.name or "CPU"
+    say(f"{job.model.name}: {weights_named(located)}; {job.tuning.name}; {where}, {device.precision}")
+
+
+def counts_of(dataset: DataSet) -> dict[str, float]:
+    """`data/...`: records by split, sequences that two splits share, what was cropped, windowed or has no label."""
+    counts = {
+        **dataset.counts,
+        **{f"shared_{pair.replace('/', '_')}": n for pair, n in dataset.shared_sequences.items()},
+        **{f"cropped_{split}": n for split, n in dataset.cropped.items()},
+        **{f"windowed_{split}": n for split, n in dataset.windowed.items()},
+        **{f"unlabelled_{split}": n for split, n in dataset.unlabelled.items()},
+    }
+    return {f"data/{name}": float(n) for name, n in counts.items()}
+
+
+def _by_split(counts: dict[str, int]) -> str:
+    return ", ".join(f"{split} {n:,}" for split, n in counts.items())

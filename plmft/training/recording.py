@@ -1,0 +1,90 @@
+"""What is kept of a finished run: metrics, summary.json, predictions, figures, the tuned model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plmft.data.records import DataSet
+from plmft.models.tuned import Description, save
+from plmft.models.weights import Located
+from plmft.tracking.run import Run
+from plmft.training.beginning import counts_of
+from plmft.training.figures import figures
+from plmft.training.learning import Learner
+from plmft.training.outcome import Outcome, named_costs, write_predictions, write_summary
+from plmft.training.result import Result
+from plmft.training.scoring import baseline_metrics, metrics_of_test
+
+if TYPE_CHECKING:
+    from plmft.training.job import Job
+
+
+def record(
+    job: "Job", learner: Learner, dataset: DataSet, located: Located, result: Result, folder: Path, tracked: Run
+) -> Outcome:
+    """Score the test splits, and keep everything in `folder` and in the tracked run."""
+    cost, notes = named_costs(result.costs)
+    metrics = {
+        **counts_of(dataset),
+        **{f"model/parameters_{name}": float(n) for name, n in learner.parameters.items()},
+        **_scores(job, dataset, result),
+    }
+    if result.history is not None:
+        metrics |= {"best_step": float(result.best_step), "steps": float(result.steps)}
+    outcome = Outcome(metrics, cost, notes)
+    tracked.metrics({**metrics, **cost}, result.steps)
+    energy = next(iter(result.costs.values())).energy_source
+    tracked.tags({"energy_source": energy})
+    for split, records in dataset.tests.items():
+        name = "predictions" if split == "test" else f"predictions_{split.removeprefix('test_')}"
+        write_predictions(folder / f"{name}.parquet", job.task, records, result.predictions[split])
+        tracked.artifact(folder / f"{name}.parquet")
+    for name, figure in figures(job.task, dataset.splits["test"], result, metrics):
+        tracked.figure(figure, name)
+    _save_model(job, learner, dataset, located, folder, tracked)
+    about = {
+        "run_id": tracked.id,
+        "run_name": folder.name,
+        "model": job.model.name,
+        "task": job.task.name,
+        "tuning": job.tuning.name,
+        "weights": located.source,
+        "seed": job.seed,
+        "subset": dataset.subset,
+        "stopped_early": result.stopped_early,
+        "data_digest": dataset.digest,
+        "energy_source": energy,
+    }
+    write_summary(folder / "summary.json", about, outcome)
+    tracked.artifact(folder / "summary.json")
+    return outcome
+
+
+def _scores(job: "Job", dataset: DataSet, result: Result) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for split, records in dataset.tests.items():
+        metrics |= metrics_of_test(job.task, records, result.predictions[split], job.seed, split)
+    if dataset.splits["train"]:
+        metrics |= baseline_metrics(job.task, dataset.splits["train"], dataset.splits["test"], job.seed)
+    return metrics
+
+
+def _save_model(job: "Job", learner: Learner, dataset: DataSet, located: Located, folder: Path, tracked: Run) -> None:
+    if learner.predictor is None:
+        return
+    task = job.task
+    description = Description(
+        job.model,
+        job.tuning,
+        task.head,
+        task.name,
+        task.kind,
+        task.classes,
+        task.unit,
+        windows=learner.predictor.windows is not None,
+    )
+    save(learner.predictor.to("cpu"), description, located, folder / "model")
+    few = dataset.splits["test"][:2]
+    example = {"sequence": [r.sequence for r in few]}
+    if task.kind == "pair_classification":
+        example["partner"] = [r.partner for r in few]
+    tracked.model(folder / "model", example, task.kind)
