@@ -130,7 +130,7 @@ def limit(dataset: DataSet, limits: dict[Split, int | None], seed: int) -> DataS
     """
     splits = {}
     for number, (split, records) in enumerate(dataset.splits.items()):
-        wanted = limits.get(split, limits.get("test"))
+        wanted = limits.get(split if split in SPLITS else "test")
         if wanted is not None and wanted < len(records):
             chosen = np.random.default_rng([seed, number]).permutation(len(records))[:wanted]
             records = tuple(records[i] for i in chosen)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from plmft import InputError
-from plmft.data.records import DataSet, Record, build_dataset, fit_to_context, limit
+from plmft.data.records import IGNORE, DataSet, Record, build_dataset, fit_to_context, limit
 
 
 def regression(sequence: str = "MKV", target: object = 1.0, id: str = "a", split: str = "train") -> Record:
@@ -59,6 +59,57 @@ def test_residue_labels_must_fit() -> None:
             build_dataset("demo", "residue_classification", [regression("MKV", target)], source="here", n_classes=3)
 
 
+LABELS = np.array([0, 1, 1], np.int8)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad", "words"),
+    [
+        ("sequence_classification", 2, 3, r"class 3 of 'a' is not known \(0 to 2\)"),
+        ("sequence_classification", IGNORE, -1, "class -1 of 'a' is not known"),
+        ("sequence_multilabel", LABELS, LABELS[:2], "'a' needs 3 labels of 0 or 1"),
+        ("sequence_multilabel", LABELS, LABELS * 2, "'a' needs 3 labels of 0 or 1"),
+        ("contacts", np.zeros((3, 3), np.float32), np.zeros((2, 3), np.float32), "3 residues but coordinates of 2"),
+    ],
+)
+def test_targets_must_fit_their_kind(kind: str, good: object, bad: object, words: str) -> None:
+    options = {"source": "here", "n_classes": 3, "needs": ("train",)}
+    build_dataset("demo", kind, [regression("MKV", good)], **options)
+    with pytest.raises(InputError, match=words):
+        build_dataset("demo", kind, [regression("MKV", bad)], **options)
+
+
+def test_a_pair_needs_two_good_sequences() -> None:
+    options = {"source": "here", "n_classes": 2, "needs": ("train",)}
+    pair = replace(regression("MKV", 1), partner="AC")
+    assert build_dataset("demo", "pair_classification", [pair], **options).counts == {"train": 1}
+    with pytest.raises(InputError, match="'a' has one sequence"):
+        build_dataset("demo", "pair_classification", [regression("MKV", 1)], **options)
+    with pytest.raises(InputError, match=r"'\*' at position 2"):
+        build_dataset("demo", "pair_classification", [replace(pair, partner="A*")], **options)
+
+
+def test_further_test_sets_stand_beside_the_first() -> None:
+    data = build(regression("WWWW", 3.0, "w", "test_other"))
+    assert list(data.tests) == ["test", "test_other"] and data.counts["test_other"] == 1
+    assert "train/test_other" in data.shared_sequences
+    assert limit(data, {"test": 1}, seed=0).counts == {"train": 4, "valid": 4, "test": 1, "test_other": 1}
+
+
+def test_what_has_no_label_is_counted() -> None:
+    records = [
+        Record("a", "MKV", np.array([0, IGNORE, IGNORE]), "train"),
+        Record("b", "MKVA", np.array([0, 1, 1, IGNORE]), "test"),
+        Record("c", "MKVAA", np.array([0, 1, 1, 1, 1]), "valid"),
+    ]
+    data = build_dataset("demo", "residue_classification", records, source="here", n_classes=2)
+    assert data.unlabelled == {"train": 2, "test": 1}
+    coordinates = np.zeros((3, 3), np.float32)
+    coordinates[1, 2] = np.nan
+    data = build_dataset("d", "contacts", [regression("MKV", coordinates)], source="here", needs=("train",))
+    assert data.unlabelled == {"train": 1}
+
+
 def test_an_empty_split_is_refused() -> None:
     with pytest.raises(InputError, match="no records in the valid split"):
         build_dataset("demo", "sequence_regression", [regression(), regression(id="b", split="test")], source="here")
@@ -102,6 +153,8 @@ def test_length_policy_at_the_limit(length: int) -> None:
         return
     with pytest.raises(InputError, match=r"11 residues, but m takes 10; 3 sequences are too long.*length_policy=crop"):
         fit_to_context(data, 10, "refuse", "m")
+    windowed = fit_to_context(data, 10, "window", "m")
+    assert windowed.windowed == {"train": 1, "valid": 1, "test": 1} and windowed.splits == data.splits
     cropped = fit_to_context(data, 10, "crop", "m")
     assert cropped.cropped == {"train": 1, "valid": 1, "test": 1}
     assert cropped.splits["test"][0].sequence == sequence[:10]

@@ -15,9 +15,10 @@ from plmft.models.build import build_predictor
 from plmft.models.head_spec import Head, ResidueHead, SequenceHead
 from plmft.models.predictor import Predictor, parameter_counts
 from plmft.models.spec import OneHotCnnSpec, Spec, TransformerSpec
-from plmft.models.tuned import Description, load, save
+from plmft.models.tuned import Description, Tuned, load, save
 from plmft.models.tuning import Frozen, Full, LoRA, Tuning
 from plmft.models.weights import Located, locate
+from plmft.models.windows import Windows
 from plmft.training.optim import Optim
 from tests.unit.networks import packed
 
@@ -140,6 +141,43 @@ def test_a_saved_model_predicts_the_same(
     assert len(public) == 4
     if kind == "residue_classification":
         assert [len(p) for p in public] == [len(s) for s in sequences] and set("".join(public)) <= set("HEC")
+
+
+@pytest.mark.parametrize("kind", ["sequence_classification", "sequence_multilabel", "pair_classification"])
+def test_a_saved_model_of_any_kind_names_its_classes(tmp_path: Path, kind: str, rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    head = SequenceHead("mean", False, 8, 0.0)
+    predictor = build_predictor(spec(), RANDOM, tuning=Full(), head=head, kind=kind, outputs=3)
+    names = ("Nucleus", "Cell membrane", "Golgi")
+    save(predictor, Description(spec(), Full(), head, "demo", kind, names, ""), RANDOM, tmp_path / "model")
+    again = load(tmp_path / "model")
+    pairs = [["MKV", "AC"], ["WWW", "ACDEFGHIKL"]]
+    columns = pairs if kind == "pair_classification" else pairs[:1]
+    found = again.predict(*columns)
+    assert len(found) == 2 and set(";".join(found).split(";")) <= {*names, ""}
+    if kind == "pair_classification":
+        assert again.predict(*columns[::-1]) == found
+        with pytest.raises(InputError, match="demo, which needs a partner for each sequence"):
+            again.predict(columns[0])
+    else:
+        with pytest.raises(InputError, match="demo, which takes no partners"):
+            again.predict(*pairs)
+
+
+def test_a_model_tuned_on_windows_predicts_in_windows(tmp_path: Path, rng: np.random.Generator) -> None:
+    torch.manual_seed(0)
+    parts = {"tuning": Full(), "head": ResidueHead(0.0), "kind": "residue_classification"}
+    predictor = build_predictor(spec(), RANDOM, outputs=3, **parts)
+    predictor.windows = Windows.of(60, spec().tokenizer)
+    description = Description(
+        spec(), Full(), ResidueHead(0.0), "demo", parts["kind"], ("H", "E", "C"), "", windows=True
+    )
+    save(predictor, description, RANDOM, tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.predictor.windows == predictor.windows
+    sequence = "ACDEFGHIKLMNPQRSTVWY" * 9
+    (found,) = again.predict([sequence])
+    assert len(found) == 180 and again.predict([sequence]) == Tuned(predictor.eval(), description).predict([sequence])
 
 
 def test_an_adapter_opens_with_peft_and_a_backbone_with_transformers(tmp_path: Path, rng: np.random.Generator) -> None:
