@@ -120,13 +120,19 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, int, Mapping]]:
 
 
 def read_text(path: Path) -> str:
-    """The whole file as text, unzipped where its name ends in .gz. Raises: InputError: unreadable, truncated."""
+    """The whole file as text. Raises: InputError: not UTF-8, and as read_bytes."""
     try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: the gzip file is damaged or cut short ({error}). Get it again.") from None
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text (byte {error.start}). Save it as UTF-8.") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole file, unzipped where its name ends in .gz. Raises: InputError: unreadable, truncated."""
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: the gzip file is damaged or cut short ({error}). Get it again.") from None
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror}).") from None
