@@ -4,39 +4,22 @@ Train and validation hold variants with up to 3 mutations, test those with 4 to 
 Spearman over both can hide that nothing is known inside the bright one, so each is scored apart too.
 """
 
-from plmft.data.download import RemoteFile
-from plmft.data.source import Source, read_regression
+from plmft.data.source import read_regression
+from plmft.data.tape import tape_source
 from plmft.data.task import DataPlace, Loaded, Subset, Task
 from plmft.models.head_spec import SequenceHead
 
-COMMIT = (
-    "https://raw.githubusercontent.com/technion-cs-nlp/BiologicalTokenizers/ac7ab322701ddb41c707662f4ed9a9cfd29def12"
-)
-
-ENDINGS = (".json.gz", ".json", ".csv.gz", ".csv")
-SOURCE = Source(
-    folder="fluorescence",
-    names={
-        split: (*(f"fluorescence_{split}{ending}" for ending in ENDINGS), f"{split}.csv")
-        for split in ("train", "valid", "test")
-    },
-    remote={
-        "train": RemoteFile(
-            "train.csv",
-            f"{COMMIT}/data/fluorescence/train.csv",
-            git_blob_sha1="a38a6585856eb144c76ce9e98d62cd9653fc667f",
-        ),
-        "valid": RemoteFile(
-            "valid.csv",
-            f"{COMMIT}/data/fluorescence/valid.csv",
-            sha256="02269704b2379b7591f2a2fb323bcb109f60f852d99f8905358db8c80f4928a7",
-            size_bytes=1_377_719,
-        ),
-        "test": RemoteFile(
-            "test.csv",
-            f"{COMMIT}/data/fluorescence/test.csv",
-            git_blob_sha1="186564575c5e02ed99f93fc9069d93cdc3a85e94",
-        ),
+SOURCE = tape_source(
+    "fluorescence",
+    "fluorescence",
+    "fluorescence",
+    {
+        "train": {"git_blob_sha1": "a38a6585856eb144c76ce9e98d62cd9653fc667f"},
+        "valid": {
+            "sha256": "02269704b2379b7591f2a2fb323bcb109f60f852d99f8905358db8c80f4928a7",
+            "size_bytes": 1_377_719,
+        },
+        "test": {"git_blob_sha1": "186564575c5e02ed99f93fc9069d93cdc3a85e94"},
     },
 )
 
@@ -59,6 +42,7 @@ def fluorescence(head: SequenceHead) -> Task:
         head=head,
         unit="log10 brightness",
         subsets=(Subset("dark", high=2.5), Subset("bright", low=2.5)),
+        protocol="tape/fluorescence",
         citation="Sarkisyan et al. 2016, doi:10.1038/nature17995; split: Rao et al. 2019 (TAPE), arXiv:1906.08230",
         licence="MIT (repository of the split); the licence of the raw table was not checked",
     )

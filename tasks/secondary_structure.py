@@ -18,7 +18,7 @@ SOURCE = Source(
             "splits.zip",
             "https://raw.githubusercontent.com/J-SNACKKB/FLIP/62cace8735f5610e2743cf06ce0f944b37fffaa6/"
             "splits/secondary_structure/splits.zip",
-            git_blob_sha1="858054a3ee8a214bbbdccca03e1165f648ee6eb1",
+            sha256="2e9bbbfd18a055bcac7edd4e059a6bf4bb35ca3ad8f8fa4fc3106422652a4726",
             size_bytes=2_321_037,
         )
     },

@@ -14,7 +14,7 @@ import numpy as np
 from plmft import InputError
 from plmft.data.fasta import Entry, read_fasta
 from plmft.data.records import IGNORE, Record, Split
-from plmft.data.source import read_bytes
+from plmft.data.source import column, read_bytes, read_rows, to_number
 
 
 @dataclass(frozen=True)
@@ -84,13 +84,17 @@ def sequence_of(entry: Entry, sequences: Mapping[str, Entry]) -> Entry:
 
 
 def split_of(entry: Entry) -> Split:
-    """From SET=train|test and VALIDATION=True|False. Raises: InputError: other words."""
-    word, validation = (entry.attributes.get(key, "").lower() for key in ("SET", "VALIDATION"))
-    if word not in ("train", "test") or validation not in ("", "true", "false"):
+    """From SET= and VALIDATION= of a header; see named_split."""
+    return named_split(*(entry.attributes.get(key, "") for key in ("SET", "VALIDATION")), entry.where)
+
+
+def named_split(chosen: str, validation: str, where: str) -> Split:
+    """From train or test, and True, False or nothing. Raises: InputError: other words."""
+    if chosen.lower() not in ("train", "test") or validation.lower() not in ("", "true", "false"):
         raise InputError(
-            f"{entry.where}: SET={word} VALIDATION={validation}; SET is train or test, VALIDATION a truth."
+            f"{where}: set {chosen!r}, validation {validation!r}. The set is train or test, validation True or False."
         )
-    return "test" if word == "test" else "valid" if validation == "true" else "train"
+    return "test" if chosen.lower() == "test" else "valid" if validation.lower() == "true" else "train"
 
 
 def _targets(entry: Entry, sequence: Entry, classes: Mapping[str, int], mask: Entry | None) -> np.ndarray:
@@ -107,3 +111,16 @@ def _targets(entry: Entry, sequence: Entry, classes: Mapping[str, int], mask: En
     if mask is not None:
         target[np.array(list(mask.text)) == "0"] = IGNORE
     return target
+
+
+def read_regression_split(files: FlipFiles, member: str) -> list[Record]:
+    """Records of a table with the columns sequence, target, set and validation.
+
+    Raises: InputError: no such table, a column that is missing, a target that is no number, other words for a set.
+    """
+    records = []
+    for where, number, row in read_rows(files.path / member, files.text(member)):
+        sequence, target, chosen = (row[column(row, (name,), where)] for name in ("sequence", "target", "set"))
+        split = named_split(chosen, row.get("validation", ""), where)
+        records.append(Record(f"{member}-{number}", sequence, to_number(target, where), split, where))
+    return records

@@ -25,26 +25,44 @@ class Source:
     Args:
         folder: name of the folder under the user's data folder.
         names: for each split the file names that are looked for there, best first.
-        remote: for each split the file that is downloaded otherwise.
+        remote: for each split the file that is downloaded otherwise; empty where it can't be had.
+        optional: splits of `names` that may be absent; they are never downloaded.
     """
 
     folder: str
     names: Mapping[Split, tuple[str, ...]]
     remote: Mapping[Split, RemoteFile]
+    optional: tuple[Split, ...] = ()
 
     def paths(self, place: DataPlace) -> dict[Split, Path]:
         """One existing file for each split. Raises: InputError: not found or readable, or no download."""
         if place.folder is not None:
             try:
-                return {split: self._local(place.folder, names) for split, names in self.names.items()}
+                return self._local_paths(place.folder)
             except OSError as error:
                 raise InputError(
                     f"The data folder {place.folder} can't be read ({error.strerror}). Mend its permissions, or set "
                     "data.dir or PLMFT_DATA to another one."
                 ) from None
+        if not self.remote:
+            wanted = ", ".join(names[0] for split, names in self.names.items() if split not in self.optional)
+            raise InputError(
+                f"{self.folder}: the data can't be downloaded. Put {wanted} into a folder {self.folder}, and set "
+                "data.dir or PLMFT_DATA to the folder above it."
+            )
         return {split: download(file, place.cache / self.folder, attempts=3) for split, file in self.remote.items()}
 
-    def _local(self, folder: Path, names: tuple[str, ...]) -> Path:
+    def _local_paths(self, folder: Path) -> dict[Split, Path]:
+        found = {split: self._local(folder, names) for split, names in self.names.items()}
+        missing = next((s for s, path in found.items() if path is None and s not in self.optional), None)
+        if missing is not None:
+            raise InputError(
+                f"{folder / self.folder} holds none of {', '.join(self.names[missing])}. Put one there, set data.dir "
+                "or PLMFT_DATA to the folder that has it, or leave both out to download."
+            )
+        return {split: path for split, path in found.items() if path is not None}
+
+    def _local(self, folder: Path, names: tuple[str, ...]) -> Path | None:
         if not folder.is_dir():
             raise InputError(
                 f"The data folder {folder} {'is not a folder' if folder.exists() else 'does not exist'}. "
@@ -54,10 +72,7 @@ class Source:
             for name in names:
                 if (parent / name).is_file():
                     return parent / name
-        raise InputError(
-            f"{folder / self.folder} holds none of {', '.join(names)}. Put one there, set data.dir or PLMFT_DATA to "
-            "the folder that has it, or leave both out to download."
-        )
+        return None
 
 
 SEQUENCE_COLUMNS = ("primary", "seq", "sequence")
@@ -69,21 +84,45 @@ def read_regression(path: Path, split: Split, target_columns: tuple[str, ...]) -
     Ids are made from split and row, as TAPE's own ids count within one file.
     Raises: InputError: unreadable, truncated or malformed file, missing column, target that is not a number.
     """
-    rows = _json_rows(path) if ".json" in path.suffixes else _csv_rows(path)
-    for where, number, row in rows:
-        sequence = row.get(_column(row, SEQUENCE_COLUMNS, where))
-        target = row.get(_column(row, target_columns, where))
-        yield Record(f"{split}-{number}", sequence or "", _number(target, where), split, where)
+    for where, number, row in read_rows(path):
+        sequence = row.get(column(row, SEQUENCE_COLUMNS, where))
+        target = row.get(column(row, target_columns, where))
+        yield Record(f"{split}-{number}", sequence or "", to_number(target, where), split, where)
 
 
-def _column(row: Mapping, names: tuple[str, ...], where: str) -> str:
+def read_classes(
+    path: Path, split: Split, class_columns: tuple[str, ...], numbers: Mapping[str, int]
+) -> Iterator[Record]:
+    """Records with a class number each; `numbers` maps the words of the column.
+
+    Raises: InputError: a word that is not known, and as read_regression.
+    """
+    for where, number, row in read_rows(path):
+        sequence = row.get(column(row, SEQUENCE_COLUMNS, where))
+        name = column(row, class_columns, where)
+        word = str(row.get(name)).strip()
+        if word not in numbers:
+            known = ", ".join(numbers) if len(numbers) < 20 else f"{len(numbers)} others"
+            raise InputError(f"{where}: column {name!r}: {word!r} is no class. Known: {known}.")
+        yield Record(f"{split}-{number}", sequence or "", numbers[word], split, where)
+
+
+def read_rows(path: Path, text: str | None = None) -> Iterator[tuple[str, int, Mapping]]:
+    """(where, number from 0, row by column) of a JSON list or a CSV file; `text` if it was read before."""
+    text = read_text(path) if text is None else text
+    return _json_rows(path, text) if ".json" in path.suffixes else _csv_rows(path, text)
+
+
+def column(row: Mapping, names: tuple[str, ...], where: str) -> str:
+    """The first of the names that the row has. Raises: InputError: none; the columns are told."""
     for name in names:
         if name in row:
             return name
     raise InputError(f"{where}: no column {' or '.join(names)}; the columns are {', '.join(map(str, row))}.")
 
 
-def _number(value: object, where: str) -> float:
+def to_number(value: object, where: str) -> float:
+    """A float, also from a list of one. Raises: InputError: missing, or no number."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if value is None or value == "":
@@ -94,9 +133,9 @@ def _number(value: object, where: str) -> float:
         raise InputError(f"{where}: the target {value!r} is not a number.") from None
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, int, Mapping]]:
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, int, Mapping]]:
     try:
-        rows = json.loads(read_text(path))
+        rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
     if not isinstance(rows, list):
@@ -108,8 +147,8 @@ def _json_rows(path: Path) -> Iterator[tuple[str, int, Mapping]]:
         yield where, number, row
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[str, int, Mapping]]:
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, int, Mapping]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
     if reader.fieldnames is None:
         raise InputError(f"{path}: the file is empty.")
     for number, row in enumerate(reader):

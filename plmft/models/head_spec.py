@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from plmft import InputError
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -16,17 +18,29 @@ class SequenceHead:
     """One vector a sequence by pooling its residues, then a two-layer network.
 
     Args:
-        pooling: mean of the residues, each feature's maximum over them, a learned attention over them, or the vector of
-            the first special token. A mean dilutes what one residue of hundreds does; a maximum does not.
+        pooling: mean of the residues, each feature's maximum over them, a learned attention over them, the vector of
+            the first special token, or the vectors of all `positions` side by side, which keeps them apart. A mean
+            dilutes what one residue of hundreds does; a maximum does not.
+        positions: residues that are pooled, counted from 1; null: all. For variants that differ at a few known places
+            of a long sequence.
         normalize: centre and scale the pooled vectors over each optimizer step. Without it, training on variants of one
             protein starts very slowly. A step that does not fit `tokens_per_batch` then takes a second forward pass.
         hidden: width of the middle layer.
     """
 
-    pooling: Literal["mean", "max", "attention", "cls"]
+    pooling: Literal["mean", "max", "attention", "cls", "concat"]
     normalize: bool
     hidden: Annotated[int, Gt(0)]
     dropout: Annotated[float, Ge(0), Lt(1)]
+    positions: tuple[Annotated[int, Gt(0)], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions is None and self.pooling == "concat":
+            raise InputError("task.head.pooling=concat: set task.head.positions to the residues to put side by side.")
+        if self.positions is not None and self.pooling == "cls":
+            raise InputError("task.head.pooling=cls uses no residue. Leave task.head.positions out, or pool otherwise.")
+        if self.positions is not None and len(set(self.positions)) != len(self.positions):
+            raise InputError(f"task.head.positions={list(self.positions)}: a position stands there twice.")
 
     def build(self, width: int, outputs: int, kind: "Kind") -> "nn.Module":
         """The head for vectors of `width`, giving `outputs` numbers a sequence or a pair of them."""
@@ -40,6 +54,7 @@ class SequenceHead:
             hidden=self.hidden,
             dropout=self.dropout,
             pairs=kind == "pair_classification",
+            positions=self.positions,
         )
 
 

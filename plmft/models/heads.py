@@ -1,5 +1,8 @@
 """Heads: residue vectors in, numbers for a sequence or for each residue out. Special tokens are never pooled."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +42,25 @@ def _sum(weights_T: Tensor, batch: PackedBatch) -> Tensor:
     return weights_T.new_zeros(len(batch.lengths)).index_add(0, batch.owner, weights_T)
 
 
+def at_positions(vectors_TD: Tensor, batch: PackedBatch, positions: Sequence[int]) -> tuple[Tensor, PackedBatch]:
+    """(N x P, D) vectors of the residues at P positions, counted from 1, and a batch that holds these alone."""
+    first_N = batch.cu_seqlens[:-1].long()
+    before = int((~batch.is_residue[: batch.lengths[0]]).int().argmin())  # special tokens before the first residue
+    offsets_P = torch.tensor(positions, device=vectors_TD.device) - 1 + before
+    kept = (first_N[:, None] + offsets_P[None, :]).reshape(-1)
+    count = len(positions)
+    part = replace(
+        batch,
+        tokens=batch.tokens[kept],
+        positions=batch.positions[kept],
+        cu_seqlens=torch.arange(0, len(kept) + 1, count, dtype=torch.int32, device=vectors_TD.device),
+        is_residue=batch.is_residue[kept],
+        lengths=(count,) * len(batch.lengths),
+        specials=0,
+    )
+    return vectors_TD[kept], part
+
+
 class StepNorm(nn.BatchNorm1d):
     """Batch normalisation (Ioffe & Szegedy 2015) over the sequences of an optimizer step; running values at inference.
 
@@ -71,11 +93,13 @@ class SequenceMlp(nn.Module):
         hidden: int,
         dropout: float,
         pairs: bool = False,
+        positions: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.pooling, self.normalize, self.pairs = pooling, normalize, pairs
+        self.pooling, self.normalize, self.pairs, self.positions = pooling, normalize, pairs, positions
         self.score = nn.Linear(width, 1) if pooling == "attention" else None
-        width = width * 3 if pairs else width
+        width *= len(positions or ()) if pooling == "concat" else 1
+        width *= 3 if pairs else 1
         self.layers = nn.Sequential(
             StepNorm(width) if normalize else nn.Identity(),
             nn.Dropout(dropout),
@@ -97,7 +121,11 @@ class SequenceMlp(nn.Module):
         return self.layers(pooled_ND)
 
     def pool(self, vectors_TD: Tensor, batch: PackedBatch) -> Tensor:
-        """(N, D), before normalisation."""
+        """(N, D), before normalisation; (N, positions x D) where they stand side by side."""
+        if self.positions is not None:
+            vectors_TD, batch = at_positions(vectors_TD, batch, self.positions)
+            if self.pooling == "concat":
+                return vectors_TD.reshape(len(batch.lengths), -1)
         if self.score is not None:
             return attention_pool(vectors_TD, self.score(vectors_TD)[:, 0], batch)
         if self.pooling == "cls":

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from rich.console import Console
 
+from plmft import InputError
 from plmft.data.packing import EncodedSplit
 from plmft.data.records import DataSet
 from plmft.models.build import build_predictor
+from plmft.models.head_spec import Head, SequenceHead
 from plmft.models.predictor import Predictor, parameter_counts
 from plmft.models.weights import Located
 from plmft.models.windows import Windows
@@ -48,6 +50,20 @@ def make_learner(job: "Job", located: Located, dataset: DataSet, device: Device)
     return GradientSteps(job, located, dataset, device)
 
 
+def check_positions(head: Head, dataset: DataSet) -> None:
+    """Raises: InputError: a sequence has no residue at a position that the head pools."""
+    positions = head.positions if isinstance(head, SequenceHead) else None
+    if positions is None:
+        return
+    for record in (r for records in dataset.splits.values() for r in records):
+        shortest = min(map(len, record.sequences))
+        if shortest < max(positions):
+            raise InputError(
+                f"{record.where}: {record.id!r} has {shortest} residues, but task.head.positions asks for residue "
+                f"{max(positions)}. Correct the positions, or set task.head.positions=null with another pooling."
+            )
+
+
 class GradientSteps:
     """Fine-tuning: head and, by tuning, backbone."""
 
@@ -57,6 +73,7 @@ class GradientSteps:
         self.predictor = build_predictor(
             job.model, located, tuning=job.tuning, head=task.head, kind=task.kind, outputs=task.outputs
         )
+        check_positions(task.head, dataset)
         targets = [record.target for record in dataset.splits["train"]]
         if task.kind == "sequence_regression" and job.loss.standardize:
             self.predictor.fit_scale(targets)
