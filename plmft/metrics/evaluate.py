@@ -11,16 +11,16 @@ from difflib import get_close_matches
 import numpy as np
 
 from plmft.data.records import Kind
-from plmft.metrics.classification import (
-    CLASS,
-    RESIDUE,
-    class_metrics,
-    f1_macro,
-    pair_codes,
-    protein_confusions,
-    residue_metrics,
+from plmft.metrics.intervals import bootstrap_interval, spearman_interval
+from plmft.metrics.multilabel import MULTILABEL_NAMES, multilabel_interval, multilabel_metrics
+from plmft.metrics.probabilities import (
+    RESIDUE_NAMES,
+    SEQUENCE_NAMES,
+    per_residue_interval,
+    per_residue_metrics,
+    sequence_interval,
+    sequence_metrics,
 )
-from plmft.metrics.intervals import accuracy_interval, bootstrap_interval, spearman_interval
 from plmft.metrics.regression import REGRESSION, paired, regression_metrics
 
 Interval = tuple[float, float] | None
@@ -86,49 +86,6 @@ def regression_interval(
     return bootstrap_interval(lambda i: metric(predicted[i], measured[i]), len(measured), seed=seed)
 
 
-def _classes_of(probabilities: Sequence[np.ndarray]) -> list[np.ndarray]:
-    return [np.argmax(p, axis=-1) for p in probabilities]
-
-
-def _residue_metrics(predicted: Values, measured: Values, classes: Sequence[str]) -> dict[str, float]:
-    return residue_metrics(_classes_of(predicted), measured, classes)
-
-
-def residue_interval(primary: str, predicted: Values, measured: Values, classes: Sequence[str], seed: int) -> Interval:
-    """The interval of a metric of `RESIDUE`; proteins that have a label are resampled."""
-    n_classes = len(classes)
-    counts = protein_confusions(_classes_of(predicted), measured, n_classes)
-    correct, labelled = np.trace(counts, axis1=1, axis2=2), counts.sum((1, 2))
-    if primary == "accuracy":
-        return accuracy_interval(correct, labelled, seed=seed)
-    kept = labelled > 0
-    if primary == "accuracy_per_protein":
-        shares = correct[kept] / labelled[kept]
-        return bootstrap_interval(lambda i: float(shares[i].mean()), len(shares), seed=seed)
-    flat = counts[kept].reshape(kept.sum(), n_classes**2)
-
-    def statistic(indices: np.ndarray) -> float:
-        return f1_macro((np.bincount(indices, minlength=len(flat)) @ flat).reshape(n_classes, n_classes))
-
-    return bootstrap_interval(statistic, len(flat), seed=seed)
-
-
-def _class_metrics(predicted: Values, measured: Values, classes: Sequence[str]) -> dict[str, float]:
-    return class_metrics(np.argmax(np.asarray(predicted), axis=-1), np.asarray(measured), classes)
-
-
-def class_interval(primary: str, predicted: Values, measured: Values, classes: Sequence[str], seed: int) -> Interval:
-    """The interval of a metric of `CLASS`; labelled sequences are resampled."""
-    n_classes = len(classes)
-    codes = pair_codes(np.argmax(np.asarray(predicted), axis=-1), np.asarray(measured), n_classes, "sequences")
-    metric = CLASS[primary]
-
-    def statistic(indices: np.ndarray) -> float | None:
-        return metric(np.bincount(codes[indices], minlength=n_classes**2).reshape(n_classes, n_classes))
-
-    return bootstrap_interval(statistic, len(codes), seed=seed)
-
-
 def _regression_metrics(predicted: Values, measured: Values, classes: Sequence[str]) -> dict[str, float]:
     return regression_metrics(predicted, measured)
 
@@ -140,9 +97,11 @@ def _check(what: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{value!r} is no known {what}.{hint} Known: {', '.join(allowed)}.")
 
 
+SEQUENCES = Scorer(SEQUENCE_NAMES, sequence_metrics, sequence_interval)
 SCORERS: dict[Kind, Scorer] = {
     "sequence_regression": Scorer(tuple(REGRESSION), _regression_metrics, regression_interval),
-    "residue_classification": Scorer(tuple(RESIDUE), _residue_metrics, residue_interval),
-    "sequence_classification": Scorer(tuple(CLASS), _class_metrics, class_interval),
-    "pair_classification": Scorer(tuple(CLASS), _class_metrics, class_interval),
+    "sequence_classification": SEQUENCES,
+    "pair_classification": SEQUENCES,
+    "sequence_multilabel": Scorer(MULTILABEL_NAMES, multilabel_metrics, multilabel_interval),
+    "residue_classification": Scorer(RESIDUE_NAMES, per_residue_metrics, per_residue_interval),
 }

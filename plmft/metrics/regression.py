@@ -11,10 +11,10 @@ from scipy.stats import rankdata
 
 
 def regression_metrics(predicted: ArrayLike, measured: ArrayLike) -> dict[str, float]:
-    """Spearman, Pearson, mean absolute and mean squared error, and R², each over all samples.
+    """Spearman, Pearson, mean absolute and mean squared error and its root, and R², each over all samples.
 
     Args:
-        predicted, measured: (n,) float64 in the same order and unit; mae is in that unit, mse in its square.
+        predicted, measured: (n,) float64 in the same order and unit; mae and rmse are in that unit, mse in its square.
     Returns: by name. Left out where not defined: correlations if there is one sample or either side is constant, R² if
         there is one sample or the measured values are constant.
     Raises: ValueError: no samples, unequal shapes, a value that is not finite.
@@ -66,6 +66,11 @@ def mse(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.square(predicted - measured).mean())
 
 
+def rmse(predicted: np.ndarray, measured: np.ndarray) -> float:
+    """Root of the mean squared error, in the unit of the values."""
+    return float(np.sqrt(mse(predicted, measured)))
+
+
 def r2(predicted: np.ndarray, measured: np.ndarray) -> float | None:
     """Coefficient of determination, at most 1; None if the measured values are constant."""
     if np.ptp(measured) == 0:
@@ -84,5 +89,6 @@ REGRESSION: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
     "pearson": pearson,
     "mae": mae,
     "mse": mse,
+    "rmse": rmse,
     "r2": r2,
 }

@@ -4,8 +4,8 @@ import pytest
 from plmft.data.records import IGNORE
 from plmft.metrics.evaluate import SCORERS, evaluate
 
-N, CLASSES = 60, ("H", "E", "C")
-KINDS = ("sequence_regression", "sequence_classification", "pair_classification", "residue_classification")
+N, CLASSES = 60, tuple("HECGBTS")
+KINDS = tuple(SCORERS)
 
 
 def one_hot(numbers):
@@ -18,10 +18,14 @@ def samples(kind, seed=0):
     if kind == "sequence_regression":
         measured = rng.normal(size=N).round(1)
         return measured + rng.normal(size=N).round(1), measured
-    measured = [rng.integers(0, 3, length) for length in rng.integers(5, 30, N)]
-    predicted = [np.where(rng.random(len(m)) < 0.5, m, rng.integers(0, 3, len(m))) for m in measured]
+    if kind == "sequence_multilabel":
+        measured = rng.integers(0, 2, (N, len(CLASSES)))
+        return 0.6 * rng.random((N, len(CLASSES))) + 0.3 * measured, measured
+    measured = [rng.integers(0, len(CLASSES), length) for length in rng.integers(5, 30, N)]
+    predicted = [np.where(rng.random(len(m)) < 0.5, m, rng.integers(0, len(CLASSES), len(m))) for m in measured]
     if kind in ("sequence_classification", "pair_classification"):
-        return one_hot(np.array([p[0] for p in predicted])), np.array([m[0] for m in measured])
+        probabilities = one_hot(np.array([p[0] for p in predicted])) + rng.random((N, len(CLASSES)))
+        return probabilities / probabilities.sum(1, keepdims=True), np.array([m[0] for m in measured])
     for sequence in measured:
         sequence[rng.random(len(sequence)) < 0.2] = IGNORE
     measured[7][:] = IGNORE
@@ -88,10 +92,11 @@ def test_perfect_predictor(kind):
     predicted = measured
     if kind == "residue_classification":
         predicted = [one_hot(np.where(m == IGNORE, 0, m)) for m in measured]
-    elif kind != "sequence_regression":
+    elif kind in ("sequence_classification", "pair_classification"):
         predicted = one_hot(measured)
     found = evaluate(kind, predicted, measured, classes=CLASSES, seed=0, primary=SCORERS[kind].names[0])
-    errors = {name: found.pop(name) for name in ("mae", "mse") if name in found}
+    errors = {name: found.pop(name) for name in ("mae", "mse", "rmse") if name in found}
+    found.pop("f1_max_threshold", None)
     assert set(found.values()) == {1.0}
     assert set(errors.values()) <= {0.0}
 
@@ -99,7 +104,7 @@ def test_perfect_predictor(kind):
 def test_constant_prediction_has_neither_correlation_nor_interval():
     measured = np.arange(10.0)
     found = evaluate("sequence_regression", np.full(10, 4.5), measured, seed=0, primary="spearman")
-    assert found == {"mae": 2.5, "mse": 8.25, "r2": 0.0}
+    assert found == {"mae": 2.5, "mse": 8.25, "rmse": 8.25**0.5, "r2": 0.0}
 
 
 def test_lists_of_scalars_are_samples():
@@ -121,7 +126,7 @@ def test_lists_of_scalars_are_samples():
         ),
         ("contact_map", "accuracy", "'contact_map' is no known kind"),
         ("sequence_regression", "spearmen", "no known metric of sequence_regression. Did you mean 'spearman'?"),
-        ("residue_classification", "mcc", "Known: accuracy, accuracy_per_protein, f1_macro"),
+        ("residue_classification", "mc", "Known: accuracy, accuracy_per_protein, f1_macro, mcc, auroc, auprc"),
     ],
 )
 def test_unknown_kind_or_primary_metric_is_named(kind, primary, message):

@@ -51,6 +51,7 @@ def test_perfect_predictor_is_exactly_perfect(pair):
         "pearson": 1.0,
         "mae": 0.0,
         "mse": 0.0,
+        "rmse": 0.0,
         "r2": 1.0,
     }
 
@@ -59,18 +60,18 @@ def test_perfect_predictor_is_exactly_perfect(pair):
 def test_constant_prediction_has_no_correlation(value):
     measured = np.array([1.0, 2.0, 6.0])  # mean 3
     found = regression_metrics(np.full(3, value), measured)
-    assert found.keys() == {"mae", "mse", "r2"}
+    assert found.keys() == {"mae", "mse", "rmse", "r2"}
     assert found["mse"] == pytest.approx(((measured - value) ** 2).mean())
 
 
 def test_the_mean_as_prediction_has_r2_of_zero():
     measured = np.array([1.0, 2.0, 6.0])
     found = regression_metrics(np.full(3, 3.0), measured)
-    assert found == {"mae": 2.0, "mse": pytest.approx(14 / 3), "r2": 0.0}
+    assert found == {"mae": 2.0, "mse": pytest.approx(14 / 3), "rmse": pytest.approx((14 / 3) ** 0.5), "r2": 0.0}
 
 
 def test_one_sample_has_only_errors():
-    assert regression_metrics([1.5], [1.0]) == {"mae": 0.5, "mse": 0.25}
+    assert regression_metrics([1.5], [1.0]) == {"mae": 0.5, "mse": 0.25, "rmse": 0.5}
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,0 +1,92 @@
+"""Metrics of several labels a sequence, as for GO terms and EC numbers.
+
+F-max is the protein-centric one of CAFA (Radivojac et al. 2013), as DeepFRI (Gligorijević et al. 2021) reports it: for
+each threshold, precision averaged over proteins with at least one label called, recall over those that have a label.
+Costs thresholds x n x C comparisons, 0.3 s for 5,000 proteins and 500 labels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from plmft import InputError
+from plmft.metrics.intervals import bootstrap_interval
+from plmft.metrics.ranking import auroc, average_precision, average_precision_of_counts, grouped_statistic
+
+MULTILABEL_NAMES = ("f1_max", "auprc_micro", "auroc_macro")
+THRESHOLDS = np.arange(1, 101) / 100  # a label is called where its probability is at least this
+
+
+def multilabel_metrics(
+    predicted: Sequence[np.ndarray], measured: Sequence[np.ndarray], classes: Sequence[str]
+) -> dict[str, float]:
+    """f1_max, its threshold, auprc over all (protein, label) pairs, and auroc as a mean over the labels that have both.
+
+    Args: predicted: n of (C,) probabilities. measured: n of (C,) 0 or 1.
+    Returns: by name; what is not defined is left out. Raises: InputError: no protein has a label.
+    """
+    scores, labels = _paired(predicted, measured)
+    curve = f1_curve(*threshold_counts(scores, labels))
+    metrics = {"f1_max": float(curve.max()), "f1_max_threshold": float(THRESHOLDS[curve.argmax()])}
+    micro = average_precision(scores.ravel(), labels.ravel())
+    values = [auroc(scores[:, c], labels[:, c]) for c in range(labels.shape[1])]
+    defined = [value for value in values if value is not None]
+    if micro is not None:
+        metrics["auprc_micro"] = micro
+    if defined:
+        metrics["auroc_macro"] = float(np.mean(defined))
+    return metrics
+
+
+def threshold_counts(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, thresholds) labels called, and called rightly; (n,) labels. scores: (n, C), labels: (n, C) bool."""
+    called = np.stack([(scores >= t).sum(1) for t in THRESHOLDS], axis=1)
+    right = np.stack([((scores >= t) & labels).sum(1) for t in THRESHOLDS], axis=1)
+    return called, right, labels.sum(1)
+
+
+def f1_curve(called: np.ndarray, right: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """(thresholds,) F1 of mean precision and mean recall; 0 where nothing is called."""
+    some, labelled = called > 0, total > 0
+    shares = np.divide(right, called, out=np.zeros(called.shape), where=some)
+    precision = np.divide(shares.sum(0), some.sum(0), out=np.zeros(called.shape[1]), where=some.any(0))
+    recall = (right[labelled] / total[labelled, None]).mean(0)
+    both = precision + recall
+    return np.divide(2 * precision * recall, both, out=np.zeros(len(both)), where=both > 0)
+
+
+def multilabel_interval(
+    primary: str, predicted: Sequence[np.ndarray], measured: Sequence[np.ndarray], classes: Sequence[str], seed: int
+) -> tuple[float, float] | None:
+    """The interval of a metric of MULTILABEL_NAMES; proteins are resampled."""
+    scores, labels = _paired(predicted, measured)
+    n, width = labels.shape
+    if primary == "f1_max":
+        counts = threshold_counts(scores, labels)
+
+        def statistic(i: np.ndarray) -> float | None:
+            called, right, total = (part[i] for part in counts)
+            return float(f1_curve(called, right, total).max()) if total.any() else None
+
+    elif primary == "auprc_micro":
+        protein = np.repeat(np.arange(n), width)
+        statistic = grouped_statistic(average_precision_of_counts, scores.ravel(), labels.ravel(), protein, n)
+    else:
+
+        def statistic(i: np.ndarray) -> float | None:
+            values = [auroc(scores[i, c], labels[i, c]) for c in range(width)]
+            defined = [value for value in values if value is not None]
+            return float(np.mean(defined)) if defined else None
+
+    return bootstrap_interval(statistic, n, seed=seed)
+
+
+def _paired(predicted: Sequence[np.ndarray], measured: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    scores, labels = np.asarray(predicted, np.float32), np.asarray(measured).astype(bool)
+    if scores.shape != labels.shape or scores.ndim != 2:
+        raise ValueError(f"predicted has shape {scores.shape} and measured {labels.shape}; both must be (n, C).")
+    if not labels.any():
+        raise InputError(
+            f"none of {len(labels)} sequences has a label: nothing to score. Check the labels of the split."
+        )
+    return scores, labels
