@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plmft.data.contacts import count_pairs
 from plmft.data.records import IGNORE, Kind, Record
 
 
@@ -138,17 +139,10 @@ COUNTS: dict[Kind, Callable[[Any], int]] = {
     "sequence_classification": lambda target: int(target != IGNORE),
     "sequence_multilabel": len,
     "residue_classification": lambda target: int((target != IGNORE).sum()),
-    "contacts": lambda target: _count_pairs(target),
+    "contacts": count_pairs,
     "pair_classification": lambda target: int(target != IGNORE),
     "masked_lm": lambda target: 1,
 }
-
-
-def _count_pairs(target: np.ndarray) -> int:
-    from plmft.data.contacts import count_pairs
-
-    return count_pairs(target)
-
 
 RECORD_DTYPES = {"sequence_classification": np.int64, "pair_classification": np.int64}
 

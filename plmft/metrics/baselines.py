@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from plmft import InputError
 from plmft.data.records import IGNORE, Kind, Record
+from plmft.metrics.contacts import separation_baseline
 
 
 def baseline_predictions(kind: Kind, train: Sequence[Record], test: Sequence[Record], n_classes: int) -> list | None:
@@ -28,8 +29,6 @@ def baseline_predictions(kind: Kind, train: Sequence[Record], test: Sequence[Rec
     if kind == "sequence_multilabel":
         return [np.mean(targets, axis=0, dtype=np.float32)] * len(test)
     if kind == "contacts":
-        from plmft.metrics.contacts import separation_baseline
-
         return separation_baseline(train, test)
     return None
 

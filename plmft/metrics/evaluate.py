@@ -11,6 +11,7 @@ from difflib import get_close_matches
 import numpy as np
 
 from plmft.data.records import Kind
+from plmft.metrics.contacts import CONTACT_NAMES, contact_interval, contact_metrics
 from plmft.metrics.intervals import bootstrap_interval, spearman_interval
 from plmft.metrics.multilabel import MULTILABEL_NAMES, multilabel_interval, multilabel_metrics
 from plmft.metrics.probabilities import (
@@ -103,5 +104,6 @@ SCORERS: dict[Kind, Scorer] = {
     "sequence_classification": SEQUENCES,
     "pair_classification": SEQUENCES,
     "sequence_multilabel": Scorer(MULTILABEL_NAMES, multilabel_metrics, multilabel_interval),
+    "contacts": Scorer(CONTACT_NAMES, contact_metrics, contact_interval),
     "residue_classification": Scorer(RESIDUE_NAMES, per_residue_metrics, per_residue_interval),
 }

@@ -71,4 +71,36 @@ class ResidueHead:
         return ResidueLinear(width, outputs, dropout=self.dropout)
 
 
-Head = SequenceHead | ResidueHead
+@dataclass(frozen=True)
+class PairHead:
+    """A two-layer network on pairs of residues, the same either way round.
+
+    Args:
+        rank: features that each residue is projected to. hidden: width of the middle layer.
+    """
+
+    rank: Annotated[int, Gt(0)]
+    hidden: Annotated[int, Gt(0)]
+    dropout: Annotated[float, Ge(0), Lt(1)]
+
+    def build(self, width: int, outputs: int, kind: "Kind") -> "nn.Module":
+        """The head for vectors of `width`, giving a score a pair of residues."""
+        from plmft.models.pair_head import PairMlp
+
+        return PairMlp(width, rank=self.rank, hidden=self.hidden, dropout=self.dropout)
+
+
+@dataclass(frozen=True)
+class AttentionRegression:
+    """Logistic regression on a transformer's attention maps, fitted to a few proteins; nothing else learns.
+
+    Args:
+        proteins: training proteins that it is fitted to.
+        strength: inverse of the L1 penalty's weight; 0.15 in the paper.
+    """
+
+    proteins: Annotated[int, Gt(0)]
+    strength: Annotated[float, Gt(0)]
+
+
+Head = SequenceHead | ResidueHead | PairHead | AttentionRegression

@@ -126,7 +126,8 @@ class Predictor(nn.Module):
         if self.kind == "contacts":
             vectors = self._vectors(batch)
             _check_finite(vectors[batch.is_residue])
-            return self.head.predict(vectors.float(), batch)
+            with torch.autocast(vectors.device.type, enabled=False):
+                return self.head.predict(vectors.float(), batch)
         outputs = self(batch).float()
         _check_finite(outputs)
         if self.kind == "sequence_regression":

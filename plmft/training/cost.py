@@ -11,7 +11,7 @@ from plmft.efficiency.flops import (
     transformer_forward_flops,
 )
 from plmft.efficiency.phase import PhaseMeter
-from plmft.models.head_spec import Head, SequenceHead
+from plmft.models.head_spec import Head, PairHead, SequenceHead
 from plmft.models.spec import OneHotCnnSpec, Spec
 from plmft.models.tuning import LoRA, Tuning
 from plmft.training.hardware import Device
@@ -70,4 +70,8 @@ def _adapters(spec: Spec, tuning: Tuning, lengths: Sequence[int]) -> float:
 def _head(spec: Spec, head: Head, outputs: int, lengths: Sequence[int]) -> float:
     if isinstance(head, SequenceHead):
         return linear_forward_flops([(spec.width, head.hidden), (head.hidden, outputs)], len(lengths))
+    if isinstance(head, PairHead):
+        pairs = sum(n * n // 2 for n in lengths)
+        project = linear_forward_flops([(spec.width, head.rank)], sum(lengths))
+        return project + linear_forward_flops([(2 * head.rank, head.hidden), (head.hidden, 1)], pairs)
     return linear_forward_flops([(spec.width, outputs)], sum(lengths))

@@ -10,10 +10,11 @@ from plmft import InputError
 from plmft.data.packing import EncodedSplit
 from plmft.data.records import DataSet
 from plmft.models.build import build_predictor
-from plmft.models.head_spec import Head, SequenceHead
+from plmft.models.head_spec import AttentionRegression, Head, SequenceHead
 from plmft.models.predictor import Predictor, parameter_counts
 from plmft.models.weights import Located
 from plmft.models.windows import Windows
+from plmft.training.attention import AttentionLearner
 from plmft.training.cost import make_metering
 from plmft.training.data import PackedData
 from plmft.training.fine_tune import fine_tune
@@ -47,6 +48,8 @@ def make_learner(job: "Job", located: Located, dataset: DataSet, device: Device)
 
     Raises: InputError: the parts don't fit one another.
     """
+    if isinstance(job.task.head, AttentionRegression):
+        return AttentionLearner(job, located, dataset, device)
     return GradientSteps(job, located, dataset, device)
 
 

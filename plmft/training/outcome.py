@@ -24,6 +24,7 @@ class Outcome:
     metrics: dict[str, float]
     cost: dict[str, float]
     notes: dict[str, str]
+    lines: Sequence[str] = ()  # what else must be said, as it is
 
 
 def named_costs(costs: dict[str, PhaseCost]) -> tuple[dict[str, float], dict[str, str]]:
@@ -70,6 +71,8 @@ def show(console: Console, task: Task, title: str, outcome: Outcome) -> None:
     for name, value in [*_accuracy_rows(task, outcome.metrics), *_cost_rows(outcome)]:
         table.add_row(name, value)
     console.print(table)
+    for line in outcome.lines:
+        console.print(line, highlight=False, markup=False)
     for name, note in outcome.notes.items():
         if not name.startswith("cost/test/"):
             console.print(f"{name}: {note}", style="dim", highlight=False)

@@ -30,7 +30,7 @@ def record(
     }
     if result.history is not None:
         metrics |= {"best_step": float(result.best_step), "steps": float(result.steps)}
-    outcome = Outcome(metrics, cost, notes)
+    outcome = Outcome(metrics, cost, notes, result.notes)
     tracked.metrics({**metrics, **cost}, result.steps)
     energy = next(iter(result.costs.values())).energy_source
     tracked.tags({"energy_source": energy})

@@ -11,7 +11,7 @@ from plmft.data.propensity import class_probabilities
 from plmft.data.records import LETTERS, SPLITS, build_dataset
 from plmft.data.task import DataPlace, Task
 from plmft.metrics.evaluate import SCORERS
-from plmft.models.head_spec import ResidueHead, SequenceHead
+from plmft.models.head_spec import PairHead, ResidueHead, SequenceHead
 from plmft.tasks.planted_structure import LENGTHS, ceiling
 from plmft.training.scoring import baseline_metrics, measured, metrics_of_test
 
@@ -40,6 +40,8 @@ def test_a_task_keeps_the_contract(name: str) -> None:
     elif made.kind == "residue_classification":
         assert isinstance(made.head, ResidueHead) and made.outputs == len(made.classes) >= 2
         assert all(len(c) == 1 for c in made.classes)
+    elif made.kind == "contacts":
+        assert isinstance(made.head, PairHead) and made.outputs == 1 and not made.classes
     elif made.kind in ("sequence_classification", "sequence_multilabel", "pair_classification"):
         assert isinstance(made.head, SequenceHead) and made.outputs == len(made.classes)
 
