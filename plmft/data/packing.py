@@ -141,6 +141,7 @@ COUNTS: dict[Kind, Callable[[Any], int]] = {
     "residue_classification": lambda target: int((target != IGNORE).sum()),
     "contacts": count_pairs,
     "pair_classification": lambda target: int(target != IGNORE),
+    "variant_scoring": lambda target: 1,
     "masked_lm": lambda target: 1,
 }
 

@@ -20,6 +20,7 @@ Kind = Literal[
     "residue_classification",
     "contacts",
     "pair_classification",
+    "variant_scoring",
     "masked_lm",
 ]
 Split = str  # train, valid, test, and further test sets that are named test_<name>
@@ -35,7 +36,8 @@ class Record:
 
     `target` by kind of task: sequence_regression: a float. sequence_classification, pair_classification: a class number
     or IGNORE. sequence_multilabel: (C,) int8 of 0 and 1. residue_classification: (L,) int64 class numbers with IGNORE
-    where there is none. contacts: (L, 3) float32, Cβ coordinates in Å, NaN where unresolved. masked_lm: None.
+    where there is none. contacts: (L, 3) float32, Cβ coordinates in Å, NaN where unresolved. variant_scoring: a float,
+    and `partner` is the wild type. masked_lm: None.
     `where` names file and row, for messages. `partner` is the second sequence of a pair.
     """
 
@@ -246,6 +248,7 @@ _CHECKS: dict[Kind, Callable[[Record, int], None]] = {
     "residue_classification": _check_residues,
     "contacts": _check_coordinates,
     "pair_classification": _check_pair,
+    "variant_scoring": _check_number,
     "masked_lm": lambda record, n_classes: None,
 }
 

@@ -14,6 +14,7 @@ from plmft.data.records import Kind
 from plmft.metrics.contacts import CONTACT_NAMES, contact_interval, contact_metrics
 from plmft.metrics.intervals import bootstrap_interval, spearman_interval
 from plmft.metrics.multilabel import MULTILABEL_NAMES, multilabel_interval, multilabel_metrics
+from plmft.metrics.perplexity import PERPLEXITY_NAMES, perplexity_interval, perplexity_metrics
 from plmft.metrics.probabilities import (
     RESIDUE_NAMES,
     SEQUENCE_NAMES,
@@ -23,6 +24,7 @@ from plmft.metrics.probabilities import (
     sequence_metrics,
 )
 from plmft.metrics.regression import REGRESSION, paired, regression_metrics
+from plmft.metrics.variants import VARIANT_NAMES, variant_interval, variant_metrics
 
 Interval = tuple[float, float] | None
 Values = np.ndarray | Sequence[np.ndarray]
@@ -105,5 +107,7 @@ SCORERS: dict[Kind, Scorer] = {
     "pair_classification": SEQUENCES,
     "sequence_multilabel": Scorer(MULTILABEL_NAMES, multilabel_metrics, multilabel_interval),
     "contacts": Scorer(CONTACT_NAMES, contact_metrics, contact_interval),
+    "variant_scoring": Scorer(VARIANT_NAMES, variant_metrics, variant_interval),
+    "masked_lm": Scorer(PERPLEXITY_NAMES, perplexity_metrics, perplexity_interval),
     "residue_classification": Scorer(RESIDUE_NAMES, per_residue_metrics, per_residue_interval),
 }

@@ -103,4 +103,24 @@ class AttentionRegression:
     strength: Annotated[float, Gt(0)]
 
 
-Head = SequenceHead | ResidueHead | PairHead | AttentionRegression
+@dataclass(frozen=True)
+class VariantScores:
+    """No head: variants are scored by the language model (plmft.models.zero_shot)."""
+
+    method: Literal["masked_marginals", "wildtype_marginals", "pseudo_log_likelihood"]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """No head: residues are masked and predicted.
+
+    Args:
+        method: `masked` masks a share of the residues in one pass; `pseudo` each residue alone, in a pass of its own.
+        share: of the residues that `masked` masks.
+    """
+
+    method: Literal["masked", "pseudo"]
+    share: Annotated[float, Gt(0), Lt(1)]
+
+
+Head = SequenceHead | ResidueHead | PairHead | AttentionRegression | VariantScores | Perplexity

@@ -66,4 +66,15 @@ class LoRA:
         inject_adapter_in_model(config, backbone.network)
 
 
-Tuning = Full | Frozen | LoRA
+@dataclass(frozen=True)
+class NoTuning:
+    """Nothing learns, and there is no head: the language model is scored as it is."""
+
+    name: Literal["none"] = "none"
+
+    def apply(self, backbone: "nn.Module") -> None:
+        """Freeze the backbone in place."""
+        backbone.requires_grad_(False)
+
+
+Tuning = Full | Frozen | LoRA | NoTuning

@@ -125,9 +125,16 @@ def load(spec: TransformerSpec, located: Located) -> PreTrainedModel:
     """
     if located.source == "random":
         return build(spec).eval()
-    if located.source == "fair_esm":
-        return _fill(spec, _architecture(spec), read_fair_esm(located.path, spec), located.path)
-    return _fill(spec, _read_config(spec, located.path), _read_folder(located.path), located.path)
+    config = _architecture(spec) if located.source == "fair_esm" else _read_config(spec, located.path)
+    return _fill(spec, config, read_state(spec, located), located.path)
+
+
+def read_state(spec: TransformerSpec, located: Located) -> dict[str, Tensor]:
+    """All weights of the files, by the names in them (for fair-esm, the encoder's by transformers' names).
+
+    Raises: InputError: a file that holds code or can't be read.
+    """
+    return read_fair_esm(located.path, spec) if located.source == "fair_esm" else _read_folder(located.path)
 
 
 def save_network(network: PreTrainedModel, folder: Path) -> None:

@@ -10,7 +10,7 @@ from plmft import InputError
 from plmft.data.packing import EncodedSplit
 from plmft.data.records import DataSet
 from plmft.models.build import build_predictor
-from plmft.models.head_spec import AttentionRegression, Head, SequenceHead
+from plmft.models.head_spec import AttentionRegression, Head, Perplexity, SequenceHead, VariantScores
 from plmft.models.predictor import Predictor, parameter_counts
 from plmft.models.weights import Located
 from plmft.models.windows import Windows
@@ -22,6 +22,7 @@ from plmft.training.hardware import Device
 from plmft.training.result import Result
 from plmft.training.scoring import score
 from plmft.training.watching import Log
+from plmft.training.zero_shot import ZeroShotLearner
 
 if TYPE_CHECKING:
     from plmft.training.job import Job
@@ -48,6 +49,13 @@ def make_learner(job: "Job", located: Located, dataset: DataSet, device: Device)
 
     Raises: InputError: the parts don't fit one another.
     """
+    untrained = isinstance(job.task.head, VariantScores | Perplexity)
+    if untrained and job.tuning.name != "none":
+        raise InputError(f"tuning={job.tuning.name}: {job.task.name} scores the model as it is. Set tuning=none.")
+    if job.tuning.name == "none" and not untrained:
+        raise InputError(f"tuning=none: {job.task.name} needs a head that learns. Set frozen, lora or full.")
+    if untrained:
+        return ZeroShotLearner(job, located, dataset, device)
     if isinstance(job.task.head, AttentionRegression):
         return AttentionLearner(job, located, dataset, device)
     return GradientSteps(job, located, dataset, device)

@@ -54,8 +54,8 @@ def write_predictions(file: Path, task: Task, records: Sequence[Record], predict
     columns: dict[str, list] = {"id": [r.id for r in records], "sequence": [r.sequence for r in records]}
     if task.kind == "pair_classification":
         columns["partner"] = [r.partner for r in records]
-    if task.kind in ("sequence_regression", "masked_lm", "contacts"):
-        if task.kind == "sequence_regression":
+    if not task.classes:
+        if task.kind in ("sequence_regression", "variant_scoring"):
             columns["measured"] = [r.target for r in records]
         columns["predicted"] = [p.ravel() if np.ndim(p) else float(p) for p in predictions]
     else:
@@ -129,12 +129,14 @@ COST_ROWS = (
 
 def _cost_rows(outcome: Outcome) -> list[tuple[str, str]]:
     rows = []
+    prefix = "cost/" if "cost/wall_time_s" in outcome.cost else "cost/test/"  # a run without training has a test alone
     for label, names, unit, factor in COST_ROWS:
-        values = [outcome.cost.get(f"cost/{name}") for name in names]
+        values = [outcome.cost.get(f"{prefix}{name}") for name in names]
         if None not in values:
+            label = label if prefix == "cost/" else label.replace("training", "test")
             rows.append((label, " / ".join(_figure(v * factor) for v in values) + f" {unit}"))
         elif label == "energy":
-            rows.append((label, "absent: " + outcome.notes.get("cost/energy_j", "not measured")))
+            rows.append((label, "absent: " + outcome.notes.get(f"{prefix}energy_j", "not measured")))
     return rows
 
 

@@ -30,19 +30,34 @@ class Phases:
         """All within it belongs to the phase."""
         self._meter = self._make_meter()
         self._meter.begin()
+        self._meter.steps.fetch_begin()
+        self._meter.steps.step_begin()
         yield
         self.costs[name] = self._meter.end()
 
     def each(self, name: str, records: Sequence[Record]) -> Iterator[Record]:
         """The records, each one a step of the phase that is open."""
-        steps, said = self._meter.steps, time.monotonic()
-        for number, record in enumerate(records, 1):
+        steps = self._meter.steps
+        for record in self.saying(name, records):
             steps.fetch_begin()
             steps.step_begin()
             yield record
             residues = sum(map(len, record.sequences))
             steps.step_end(residues=residues, sequences=len(record.sequences), tokens=residues)
+        steps.pause()
+
+    def saying(self, name: str, records: Sequence[Record]) -> Iterator[Record]:
+        """The records; now and then a line says how many are done."""
+        said = time.monotonic()
+        for number, record in enumerate(records, 1):
+            yield record
             if time.monotonic() - said > SAY_EVERY_S:
                 said = time.monotonic()
                 self._console.print(f"{name} {number:,}/{len(records):,}", highlight=False)
-        steps.pause()
+
+    def passed(self, residues: int, sequences: int) -> None:
+        """A pass of the model has ended, and the next begins: one step of the phase that is open."""
+        steps = self._meter.steps
+        steps.step_end(residues=residues, sequences=sequences, tokens=residues)
+        steps.fetch_begin()
+        steps.step_begin()

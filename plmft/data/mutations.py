@@ -1,0 +1,142 @@
+"""Deep mutational scans: a table of mutants with a measured value, and the wild type that they belong to.
+
+A mutant is written as A24G, several mutations joined by `:` `,` `;` or `/`. Costs microseconds a row.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from plmft import InputError
+from plmft.data.fasta import read_fasta
+from plmft.data.records import AMINO_ACIDS, Record
+from plmft.data.source import read_rows, read_text, to_number
+
+MUTATION = re.compile(rf"([{AMINO_ACIDS}])(-?\d+)([{AMINO_ACIDS}])")
+SEPARATORS = re.compile(r"[:,;/]")
+Mutations = tuple[tuple[str, int, str], ...]  # wild-type letter, position as written, mutant letter
+
+
+def read_wild_type(path: Path) -> str:
+    """The only sequence of a FASTA. Raises: InputError: it holds several, or none."""
+    entries = list(read_fasta(read_text(path), str(path)))
+    if len(entries) > 1:
+        raise InputError(
+            f"{path}: {len(entries)} sequences, {entries[0].id} and {entries[1].id} among them; a scan has one wild "
+            "type. Keep the one that the mutants belong to."
+        )
+    return entries[0].text
+
+
+def read_scan(
+    path: Path, wild_type: str, *, mutant_column: str, target_column: str, offset: int | None
+) -> tuple[list[Record], str]:
+    """Records with the mutants' sequences, ids as written, and a note on how positions were counted.
+
+    Args: offset: position p is residue p - offset of the wild type, counted from 1; None: the only one that fits all.
+    Raises: InputError: a column that is missing, a mutant that can't be read or doesn't fit the wild type, a target
+        that is no number, no offset or several that fit.
+    """
+    rows = [(where, *_row(row, where, mutant_column, target_column)) for where, _, row in read_rows(path)]
+    if not rows:
+        raise InputError(f"{path}: no mutants below the header.")
+    mutations = [(where, parse(mutant, where, mutant_column)) for where, mutant, _ in rows]
+    shift = fitting_offset(wild_type, mutations) if offset is None else offset
+    records = [
+        Record(mutant, apply(wild_type, parsed, shift, where), to_number(value, where), "test", where)
+        for (where, mutant, value), (_, parsed) in zip(rows, mutations, strict=True)
+    ]
+    how = "the only way that fits every row" if offset is None else "as set"
+    return records, f"{path.name}: mutant position {shift + 1} is the first residue of the wild type ({how})."
+
+
+def _row(row: Mapping, where: str, mutant_column: str, target_column: str) -> tuple[str, object]:
+    for name, key in ((mutant_column, "mutant"), (target_column, "target")):
+        if name not in row:
+            raise InputError(
+                f"{where}: no column {name!r}; the columns are {', '.join(c for c in row if c)}. Set task.{key}."
+            )
+    return str(row[mutant_column]).strip(), row[target_column]
+
+
+def parse(mutant: str, where: str, column: str) -> Mutations:
+    """Raises: InputError: it is not written as A24G, or mutates a position twice."""
+    found = []
+    for part in SEPARATORS.split(mutant):
+        match = MUTATION.fullmatch(part.strip())
+        if match is None:
+            raise InputError(
+                f"{where}: column {column!r}: {mutant!r} is no mutant. Write A24G (wild type, position, mutant), "
+                "several joined by ':'; insertions and deletions can't be scored."
+            )
+        found.append((match[1], int(match[2]), match[3]))
+    positions = [position for _, position, _ in found]
+    if len(set(positions)) < len(positions):
+        raise InputError(f"{where}: column {column!r}: {mutant!r} mutates a position twice. Keep one of the two.")
+    return tuple(found)
+
+
+def apply(wild_type: str, mutations: Mutations, offset: int, where: str) -> str:
+    """The mutant's sequence. Raises: InputError: a position outside, or another letter there than the mutant says."""
+    letters = list(wild_type)
+    for before, position, after in mutations:
+        at = position - offset - 1
+        if not 0 <= at < len(letters):
+            first, last = offset + 1, offset + len(wild_type)
+            raise InputError(
+                f"{where}: {before}{position}{after}: the wild type has positions {first} to {last}. Correct the row, "
+                "or set task.offset."
+            )
+        if wild_type[at] != before:
+            raise InputError(
+                f"{where}: {before}{position}{after}: position {position} is {wild_type[at]}, not {before}. Two wild "
+                "types in one file, the wrong wild type, or the wrong task.offset?"
+            )
+        letters[at] = after
+    return "".join(letters)
+
+
+def fitting_offset(wild_type: str, mutations: Sequence[tuple[str, Mutations]]) -> int:
+    """The offset at which every mutant's wild-type letter is in its place.
+
+    Raises: InputError: there is none (the row that most offsets fail at is named), or there are several.
+    """
+    letters = {(position, before) for _, parsed in mutations for before, position, _ in parsed}
+    low, high = min(p for p, _ in letters), max(p for p, _ in letters)
+    options = range(high - len(wild_type), low)
+    fits = {o: sum(wild_type[p - o - 1] == before for p, before in letters) for o in options}
+    whole = [o for o, n in fits.items() if n == len(letters)]
+    if len(whole) == 1 or 0 in whole:
+        return 0 if 0 in whole else whole[0]
+    if not fits:
+        raise InputError(
+            f"{mutations[0][0]}: positions {low} to {high} don't fit a wild type of {len(wild_type)} residues."
+        )
+    if not whole:
+        best = max(fits, key=fits.__getitem__)
+        for where, parsed in mutations:
+            apply(wild_type, parsed, best, where)  # raises at the first row that doesn't fit
+    raise InputError(
+        f"{mutations[0][0]}: {len(whole)} ways to count positions fit, offsets {whole[:3]}. Set task.offset."
+    )
+
+
+def folds(records: Sequence[Record], wild_type: str, how: str, count: int, seed: int) -> Iterator[int]:
+    """The fold of each record, as ProteinGym splits a scan (Notin et al. 2023).
+
+    Args: how: `random` by mutant; `modulo`: position modulo `count`; `contiguous`: segments of positions of one length.
+    A mutant with several mutations goes by its first. Raises: ValueError: another `how`.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(records)) % count
+    for number, record in enumerate(records):
+        first = next((i for i, (a, b) in enumerate(zip(wild_type, record.sequence, strict=True)) if a != b), 0)
+        if how == "random":
+            yield int(drawn[number])
+        elif how == "modulo":
+            yield first % count
+        elif how == "contiguous":
+            yield first * count // len(wild_type)
+        else:
+            raise ValueError(f"how={how!r}")

@@ -1,0 +1,43 @@
+"""Perplexity of a masked language model: e to the mean of -log p of the true residues, each where it was masked.
+
+1 is certainty, 20 a fair guess among the amino acids. Costs a sum.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from plmft.metrics.intervals import bootstrap_interval
+
+PERPLEXITY_NAMES = ("perplexity", "perplexity_per_protein")
+
+
+def perplexity_metrics(
+    predicted: Sequence[np.ndarray], measured: Sequence[None], classes: Sequence[str] = ()
+) -> dict[str, float]:
+    """Over all scored residues, and as a mean of the proteins' own.
+
+    Args: predicted: for each protein (L,) natural logarithms, NaN where a residue was not scored. measured: not used.
+    """
+    sums, counts = _sums(predicted)
+    own = np.exp(-sums[counts > 0] / counts[counts > 0])
+    return {"perplexity": float(np.exp(-sums.sum() / counts.sum())), "perplexity_per_protein": float(own.mean())}
+
+
+def perplexity_interval(
+    primary: str, predicted: Sequence[np.ndarray], measured: Sequence[None], classes: Sequence[str], seed: int
+) -> tuple[float, float] | None:
+    """The interval of one of PERPLEXITY_NAMES; proteins are resampled."""
+    sums, counts = _sums(predicted)
+
+    def statistic(i: np.ndarray) -> float:
+        if primary == "perplexity":
+            return float(np.exp(-sums[i].sum() / counts[i].sum()))
+        return float(np.exp(-sums[i] / counts[i]).mean())
+
+    return bootstrap_interval(statistic, len(sums), seed=seed)
+
+
+def _sums(predicted: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    scored = [p[~np.isnan(p)] for p in predicted]
+    return np.array([p.sum(dtype=np.float64) for p in scored]), np.array([len(p) for p in scored])
