@@ -26,6 +26,7 @@ from plmft.metrics.probabilities import (
 from plmft.metrics.regression import REGRESSION, paired, regression_metrics
 from plmft.metrics.variants import VARIANT_NAMES, variant_interval, variant_metrics
 
+LOWER_IS_BETTER = ("mae", "mse", "rmse", "perplexity", "perplexity_per_protein")
 Interval = tuple[float, float] | None
 Values = np.ndarray | Sequence[np.ndarray]
 

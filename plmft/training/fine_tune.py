@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from rich.console import Console
 
 from plmft import InputError
+from plmft.metrics.evaluate import LOWER_IS_BETTER
 from plmft.models.predictor import Predictor
 from plmft.training.checkpoints import WholeCheckpoints
 from plmft.training.data import PackedData
@@ -46,11 +47,12 @@ def fine_tune(
     total = data.total_steps
     module = FineTuning(predictor, optim, total_steps=total, score=score, monitor=monitor)
     history = History(log)
-    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
+    mode = "min" if monitor in LOWER_IS_BETTER else "max"
+    best = ModelCheckpoint(folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
     last = ModelCheckpoint(folder, filename="last", enable_version_counter=False)
     callbacks = [history, best, last, KeepLast(folder / "last.ckpt")]
     if optim.patience is not None:
-        callbacks.append(EarlyStopping(monitor, mode="max", patience=optim.patience, check_finite=False))
+        callbacks.append(EarlyStopping(monitor, mode=mode, patience=optim.patience, check_finite=False))
     callbacks += [ProgressBar(metering, console, total_steps=total, metric=monitor, every_s=30.0), metering]
     trainer = _trainer(device, -(-total // data.steps_per_epoch), callbacks, folder)
     _interruptible(trainer.fit, module, data)

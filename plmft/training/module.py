@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from plmft.data.packing import PackedBatch, StepBatch
+from plmft.metrics.evaluate import LOWER_IS_BETTER
 from plmft.models.predictor import Predictor
 from plmft.training.optim import Optim
 
@@ -70,9 +71,10 @@ class FineTuning(pl.LightningModule):
         (predictions,) = self._in_order()
         self.valid_metrics = self._score(predictions)
         value = self.valid_metrics.get(self._monitor, math.nan)
-        if self.best_valid is None or value > self._best_score:  # as ModelCheckpoint chooses
+        better = -value if self._monitor in LOWER_IS_BETTER else value
+        if self.best_valid is None or better > self._best_score:  # as ModelCheckpoint chooses
             self.best_valid = (self.trainer.global_step, predictions)
-            self._best_score = -math.inf if math.isnan(value) else value
+            self._best_score = -math.inf if math.isnan(better) else better
         self.log(self._monitor, value, logger=False)
 
     on_test_epoch_start = on_validation_epoch_start

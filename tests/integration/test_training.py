@@ -54,6 +54,7 @@ def train(
     tuning: Tuning | None = None,
     options: Optim | None = None,
     valid_score: Callable | None = None,
+    monitor: str = "accuracy",
     log: Callable = lambda values, step: None,
 ) -> tuple[Predictor, Result]:
     pl.seed_everything(seed, verbose=False)
@@ -70,7 +71,7 @@ def train(
         device=Device("cpu", precision, None),
         metering=Metering(lambda: PhaseMeter("cpu"), train_flops=None, test_flops=None),
         score=valid_score or (lambda found: score(TASK, splits["valid"], found, seed=seed, intervals=False)),
-        monitor="accuracy",
+        monitor=monitor,
         folder=folder,
         log=log,
         console=Console(quiet=True),
@@ -135,6 +136,14 @@ def test_validation_predictions_are_those_of_the_weights_that_were_chosen(tmp_pa
     assert result.best_step == 12
     assert [p.tolist() for p in result.valid] == [p.tolist() for p in seen[1]]
     assert [p.tolist() for p in result.valid] != [p.tolist() for p in seen[2]]
+
+
+def test_an_error_is_best_where_it_is_lowest(tmp_path: Path) -> None:
+    scores = iter([0.9, 0.2, 0.5, 0.4])
+    _, result = train(
+        tmp_path, options=optim(epochs=4, patience=2), monitor="mae", valid_score=lambda found: {"mae": next(scores)}
+    )
+    assert result.best_step == 12 and result.steps == 24
 
 
 def test_training_stops_when_validation_no_longer_improves(tmp_path: Path) -> None:
