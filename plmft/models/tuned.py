@@ -2,6 +2,7 @@
 
     plmft.json                   what was chosen, and where the base weights come from
     head.safetensors             the head, and the scale of the targets
+    confidence.json              interval width or temperature, from the validation split, if it was large enough
     adapter/                     LoRA in PEFT's own layout; opens with PeftModel.from_pretrained
     backbone/                    config and weights as transformers reads them; absent where the base is a pinned
                                  hub revision that tuning left as it was
@@ -28,6 +29,7 @@ from plmft import InputError
 from plmft.data.packing import EncodedSplit
 from plmft.data.records import IGNORE, LETTERS, Record
 from plmft.data.sampler import EvaluationBatches
+from plmft.metrics.confidence import Confidence
 from plmft.models.backbone import OneHotCnn
 from plmft.models.build import build_predictor
 from plmft.models.decisions import decided, likeliest_contacts, named
@@ -62,6 +64,7 @@ class Tuned:
 
     predictor: Predictor
     description: Description
+    confidence: Confidence | None = None  # what the validation split said of its errors
 
     def predict(
         self, sequences: Sequence[str], partners: Sequence[str] | None = None, tokens_per_batch: int = 4096
@@ -72,18 +75,46 @@ class Tuned:
         Raises: InputError: a letter that is no amino acid, an empty sequence, one longer than the model's context;
             partners that are missing or not wanted.
         """
+        found = self._predicted(sequences, partners, tokens_per_batch)
         kind, classes = self.description.kind, self.description.classes
-        if (kind == "pair_classification") != (partners is not None):
-            wanted = "needs a partner for each sequence" if partners is None else "takes no partners"
-            raise InputError(f"The model was tuned on {self.description.task}, which {wanted}.")
-        pairs = zip(sequences, partners or [""] * len(sequences), strict=True)
-        records = [self._record(i, sequence, partner) for i, (sequence, partner) in enumerate(pairs)]
-        found = self.predict_records(records, tokens_per_batch)
         if kind == "sequence_regression":
             return [float(value) for value in found]
         if kind == "contacts":
             return [likeliest_contacts(probabilities) for probabilities in found]
         return [named(kind, classes, decided(kind, probabilities)) for probabilities in found]
+
+    def intervals(self, sequences: Sequence[str], tokens_per_batch: int = 4096) -> list[tuple[float, float, float]]:
+        """(predicted, low, high) for each sequence, in the task's unit: the conformal 90 % interval.
+
+        Raises: InputError: the task is no regression, its validation split was too small, and as predict.
+        """
+        if self.description.kind != "sequence_regression" or self.confidence is None:
+            raise InputError(f"The model of {self.description.task} has no intervals: see calibrated.")
+        found = self._predicted(sequences, None, tokens_per_batch)
+        return [(float(value), *self.confidence.apply(value)) for value in found]
+
+    def calibrated(
+        self, sequences: Sequence[str], partners: Sequence[str] | None = None, tokens_per_batch: int = 4096
+    ) -> list[np.ndarray]:
+        """(C,) or (L, C) probabilities for each sequence, with the temperature fitted to the validation split.
+
+        Raises: InputError: the task has no classes, its validation split was too small, and as predict.
+        """
+        if self.confidence is None or self.confidence.temperature is None:
+            raise InputError(f"The model of {self.description.task} has no calibrated probabilities.")
+        found = self._predicted(sequences, partners, tokens_per_batch)
+        return [self.confidence.apply(probabilities) for probabilities in found]
+
+    def _predicted(
+        self, sequences: Sequence[str], partners: Sequence[str] | None, tokens_per_batch: int
+    ) -> list[np.ndarray]:
+        kind = self.description.kind
+        if (kind == "pair_classification") != (partners is not None):
+            wanted = "needs a partner for each sequence" if partners is None else "takes no partners"
+            raise InputError(f"The model was tuned on {self.description.task}, which {wanted}.")
+        pairs = zip(sequences, partners or [""] * len(sequences), strict=True)
+        records = [self._record(i, sequence, partner) for i, (sequence, partner) in enumerate(pairs)]
+        return self.predict_records(records, tokens_per_batch)
 
     def predict_records(self, records: Sequence[Record], tokens_per_batch: int) -> list[np.ndarray]:
         """Predictions in the records' order, in float32, longest sequences first."""
@@ -115,7 +146,13 @@ class Tuned:
         return Record(str(number), sequence, targets.get(kind, IGNORE), "test", partner=partner)
 
 
-def save(predictor: Predictor, description: Description, located: Located, folder: Path) -> None:
+def save(
+    predictor: Predictor,
+    description: Description,
+    located: Located,
+    folder: Path,
+    confidence: Confidence | None = None,
+) -> None:
     """Write a tuned model into `folder`, which is created."""
     folder.mkdir(parents=True)
     head = {f"head.{k}": v for k, v in predictor.head.state_dict().items()}
@@ -136,6 +173,8 @@ def save(predictor: Predictor, description: Description, located: Located, folde
         "tokenizer_digest": description.spec.tokenizer.digest,
     }
     (folder / "plmft.json").write_text(json.dumps(text, indent=2) + "\n")
+    if confidence is not None:
+        (folder / "confidence.json").write_text(json.dumps(confidence.to_dict(), indent=2) + "\n")
 
 
 def load(folder: Path, device: str = "cpu") -> Tuned:
@@ -168,7 +207,9 @@ def load(folder: Path, device: str = "cpu") -> Tuned:
     _load_strictly(predictor, load_file(folder / "head.safetensors"), file)
     if description.windows:
         predictor.windows = Windows.of(spec.context, spec.tokenizer)
-    return Tuned(predictor.eval().to(device), description)
+    said = folder / "confidence.json"
+    confidence = Confidence.from_dict(json.loads(said.read_text())) if said.is_file() else None
+    return Tuned(predictor.eval().to(device), description, confidence)
 
 
 def _base(spec: Spec, base: dict[str, Any], folder: Path) -> Located:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plmft.data.records import DataSet
+from plmft.metrics.confidence import Confidence, fit_confidence
 from plmft.models.tuned import Description, save
 from plmft.models.weights import Located
 from plmft.tracking.run import Run
@@ -12,7 +13,7 @@ from plmft.training.figures import figures
 from plmft.training.learning import Learner
 from plmft.training.outcome import Outcome, named_costs, write_predictions, write_summary
 from plmft.training.result import Result
-from plmft.training.scoring import baseline_metrics, metrics_of_test
+from plmft.training.scoring import baseline_metrics, measured, metrics_of_test
 
 if TYPE_CHECKING:
     from plmft.training.job import Job
@@ -23,10 +24,11 @@ def record(
 ) -> Outcome:
     """Score the test splits, and keep everything in `folder` and in the tracked run."""
     cost, notes = named_costs(result.costs)
+    confidence = _confidence(job, dataset, result)
     metrics = {
         **counts_of(dataset),
         **{f"model/parameters_{name}": float(n) for name, n in learner.parameters.items()},
-        **_scores(job, dataset, result),
+        **_scores(job, dataset, result, confidence),
     }
     if result.history is not None:
         metrics |= {"best_step": float(result.best_step), "steps": float(result.steps)}
@@ -40,7 +42,7 @@ def record(
         tracked.artifact(folder / f"{name}.parquet")
     for name, figure in figures(job.task, dataset.splits["test"], result, metrics):
         tracked.figure(figure, name)
-    _save_model(job, learner, dataset, located, folder, tracked)
+    _save_model(job, learner, dataset, located, confidence, folder, tracked)
     about = {
         "run_id": tracked.id,
         "run_name": folder.name,
@@ -59,16 +61,33 @@ def record(
     return outcome
 
 
-def _scores(job: "Job", dataset: DataSet, result: Result) -> dict[str, float]:
+def _confidence(job: "Job", dataset: DataSet, result: Result) -> Confidence | None:
+    if result.valid is None:
+        return None
+    return fit_confidence(job.task.kind, result.valid, measured(dataset.splits["valid"]))
+
+
+def _scores(job: "Job", dataset: DataSet, result: Result, confidence: Confidence | None) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for split, records in dataset.tests.items():
         metrics |= metrics_of_test(job.task, records, result.predictions[split], job.seed, split)
+        if confidence is not None:
+            found = confidence.metrics(result.predictions[split], measured(records))
+            metrics |= {f"{split}/{name}": value for name, value in found.items()}
     if dataset.splits["train"]:
         metrics |= baseline_metrics(job.task, dataset.splits["train"], dataset.splits["test"], job.seed)
     return metrics
 
 
-def _save_model(job: "Job", learner: Learner, dataset: DataSet, located: Located, folder: Path, tracked: Run) -> None:
+def _save_model(
+    job: "Job",
+    learner: Learner,
+    dataset: DataSet,
+    located: Located,
+    confidence: Confidence | None,
+    folder: Path,
+    tracked: Run,
+) -> None:
     if learner.predictor is None:
         return
     task = job.task
@@ -82,7 +101,7 @@ def _save_model(job: "Job", learner: Learner, dataset: DataSet, located: Located
         task.unit,
         windows=learner.predictor.windows is not None,
     )
-    save(learner.predictor.to("cpu"), description, located, folder / "model")
+    save(learner.predictor.to("cpu"), description, located, folder / "model", confidence)
     few = dataset.splits["test"][:2]
     example = {"sequence": [r.sequence for r in few]}
     if task.kind == "pair_classification":

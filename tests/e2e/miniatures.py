@@ -13,7 +13,7 @@ import numpy as np
 from tests.conftest import random_sequence
 from tests.e2e.command import brightness_rows, write_brightness
 
-COUNTS = {"train": 16, "valid": 8, "test": 10}
+COUNTS = {"train": 16, "valid": 10, "test": 10}
 
 
 def write_all(folder: Path, rng: np.random.Generator) -> Path:
@@ -63,7 +63,7 @@ def write_contacts(path: Path, n: int, rng: np.random.Generator) -> None:
 
 
 def write_flip(folder: Path, rng: np.random.Generator) -> None:
-    sets = ["SET=train VALIDATION=False"] * 16 + ["SET=train VALIDATION=True"] * 8 + ["SET=test VALIDATION=False"] * 10
+    sets = ["SET=train VALIDATION=False"] * 16 + ["SET=train VALIDATION=True"] * 10 + ["SET=test VALIDATION=False"] * 10
     sequences = [random_sequence(rng, int(rng.integers(15, 30))) for _ in sets]
 
     def labels(letters: str) -> list[str]:

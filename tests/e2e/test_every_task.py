@@ -12,7 +12,7 @@ from plmft.models.tuned import load
 from tests.e2e.command import run_folder
 from tests.e2e.miniatures import write_all
 
-SHORT = ("model=esm2_tiny", "model.init=random", "optim.max_steps=2", "batch_size=4")
+SHORT = ("model=esm2_tiny", "model.init=random", "optim.max_steps=2", "batch_size=4", "hardware.precision=fp32")
 TRAINED = {
     "stability": (),
     "homology": (),
@@ -55,6 +55,14 @@ def test_a_task_is_trained_tested_and_kept(command: Callable, store: Path, name:
     assert len(found) == len(predictions)
     if "probabilities" in predictions:
         assert found == predictions.predicted.tolist()
+    if name in ("stability", "gb1"):
+        assert metrics["test/conformal_width_90"] > 0 and 0 <= metrics["test/conformal_coverage_90"] <= 1
+        for (value, low, high), same in zip(model.intervals(predictions.sequence.tolist()), found, strict=True):
+            assert value == same and high - low == pytest.approx(metrics["test/conformal_width_90"])
+    if name in ("homology", "secondary_structure"):
+        assert 0 <= metrics["test/ece_calibrated"] <= 1
+        for probabilities in model.calibrated(predictions.sequence.tolist()):
+            np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["masked_marginals", "wildtype_marginals", "pseudo_log_likelihood"])
