@@ -100,7 +100,7 @@ def build_dataset(
     """Check all records and group them by split; `needs` names the splits that must have some.
 
     Raises: InputError: a letter that is no amino acid, an empty sequence, a target that is missing, not finite or not
-        of the sequence's length, an id used twice, a split without records.
+        of the sequence's length, an id used twice, a split without records or without a label.
     """
     seen: dict[str, Record] = {}
     for record in records:
@@ -122,6 +122,10 @@ def build_dataset(
     for split in needs:
         if not splits[split]:
             raise InputError(f"{source}: no records in the {split} split. All of {', '.join(needs)} are needed.")
+        if kind != "masked_lm" and not any(map(_has_label, splits[split])):
+            raise InputError(
+                f"{source}: nothing in the {split} split has a label: all are masked or unknown. Check them."
+            )
     return DataSet(name, splits, _digest(splits), source, _shared_sequences(splits))
 
 
@@ -260,6 +264,12 @@ def _unlabelled(record: Record) -> int:
     if target.dtype.kind == "f":
         return int(np.isnan(target).any(-1).sum())
     return int((target == IGNORE).sum())
+
+
+def _has_label(record: Record) -> bool:
+    if not isinstance(record.target, np.ndarray) or record.target.dtype == np.int8:
+        return not _unlabelled(record)
+    return _unlabelled(record) < len(record.target)
 
 
 def _canonical(record: Record) -> tuple[str, str, str, str]:

@@ -66,7 +66,7 @@ LABELS = np.array([0, 1, 1], np.int8)
     ("kind", "good", "bad", "words"),
     [
         ("sequence_classification", 2, 3, r"class 3 of 'a' is not known \(0 to 2\)"),
-        ("sequence_classification", IGNORE, -1, "class -1 of 'a' is not known"),
+        ("sequence_classification", 0, -1, "class -1 of 'a' is not known"),
         ("sequence_multilabel", LABELS, LABELS[:2], "'a' needs 3 labels of 0 or 1"),
         ("sequence_multilabel", LABELS, LABELS * 2, "'a' needs 3 labels of 0 or 1"),
         ("contacts", np.zeros((3, 3), np.float32), np.zeros((2, 3), np.float32), "3 residues but coordinates of 2"),
@@ -108,6 +108,18 @@ def test_what_has_no_label_is_counted() -> None:
     coordinates[1, 2] = np.nan
     data = build_dataset("d", "contacts", [regression("MKV", coordinates)], source="here", needs=("train",))
     assert data.unlabelled == {"train": 1}
+
+
+def test_a_split_that_is_masked_throughout_is_refused() -> None:
+    masked = [Record(s, "MKV", np.full(3, IGNORE), s, "") for s in ("train", "test")]
+    good = Record("v", "MKV", np.array([0, IGNORE, 1]), "valid", "")
+    with pytest.raises(InputError, match="here: nothing in the train split has a label: all are masked"):
+        build_dataset("demo", "residue_classification", [*masked, good], source="here", n_classes=2)
+    unresolved = [regression("MKV", np.full((3, 3), np.nan, np.float32))]
+    with pytest.raises(InputError, match="nothing in the train split has a label"):
+        build_dataset("demo", "contacts", unresolved, source="here", needs=("train",))
+    none = [Record("a", "MKV", np.zeros(2, np.int8), "train")]  # no label of several is an answer, too
+    assert build_dataset("demo", "sequence_multilabel", none, source="here", n_classes=2, needs=("train",)).counts
 
 
 def test_an_empty_split_is_refused() -> None:
