@@ -4,6 +4,7 @@ Residues are counted for each protein (P, C, C), whole sequences in one (C, C). 
 8·P·C² bytes. A metric that is not defined is left out, never 0.
 """
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -27,7 +28,8 @@ def residue_metrics(
     """
     confusions = protein_confusions(predicted, measured, len(classes))
     scores = f1_scores(confusions.sum(0))
-    by_class = {f"f1_{name}": float(f1) for name, f1 in zip(classes, scores, strict=True) if np.isfinite(f1)}
+    named = zip(f1_names(classes), scores, strict=True)
+    by_class = {name: float(f1) for name, f1 in named if np.isfinite(f1)}
     return {name: metric(confusions) for name, metric in RESIDUE.items()} | by_class
 
 
@@ -108,6 +110,18 @@ def f1_scores(counts: np.ndarray) -> np.ndarray:
     """(C,) float64 F1 of each class, NaN for one that occurs in neither measured nor predicted; counts (C, C)."""
     occurrences = counts.sum(0) + counts.sum(1)
     return np.divide(2 * np.diag(counts), occurrences, out=np.full(len(counts), np.nan), where=occurrences > 0)
+
+
+def f1_names(classes: Sequence[str]) -> list[str]:
+    """f1_<class> of each class, in characters that metric names may have; all others become `_`.
+
+    Where that is the name of another metric or of an earlier class, the class number is added.
+    """
+    names = ["f1_macro", "f1_max"]
+    for number, name in enumerate(classes):
+        safe = f"f1_{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}"
+        names.append(f"{safe}_{number}" if safe in names else safe)
+    return names[2:]
 
 
 def f1_macro(counts: np.ndarray) -> float:

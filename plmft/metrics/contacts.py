@@ -23,10 +23,14 @@ def contact_metrics(
     predicted: Sequence[np.ndarray], measured: Sequence[np.ndarray], classes: Sequence[str] = ()
 ) -> dict[str, float]:
     """P@L, P@L/2 and P@L/5 for all separations from 6 up, short (6-11), medium (12-23) and long (24 up): means over
-    proteins. A protein without a candidate pair in a range, or with L below k, is left out of that mean.
+    proteins.
+
+    Where a protein has fewer candidates than L/k, the share among those it has is taken; one without a candidate in a
+    range, or with L below k, is left out of that mean. Fewer contacts than L/k keep even a perfect predictor below 1.
 
     Args: predicted: for each protein (L, L), higher is likelier. measured: for each (L, 3) Cβ coordinates in Å.
-    Returns: by name; what no protein defines is left out. Raises: InputError: no protein has a known pair.
+    Returns: by name; what no protein defines is left out.
+    Raises: InputError: no protein has a known pair. ValueError: a score of a known pair is not finite.
     """
     by_protein = precisions(predicted, measured)
     if np.isnan(by_protein).all():
@@ -47,6 +51,11 @@ def _of_protein(scores: np.ndarray, cb: np.ndarray) -> list[float]:
         raise ValueError(f"scores of shape {scores.shape} for {len(cb)} residues.")
     first, second = known_pairs(cb)
     values, hits, apart = scores[first, second], in_contact(cb, first, second), second - first
+    if not np.isfinite(values).all():  # it would be left out of the mean as if nothing were known of it
+        raise ValueError(
+            f"{(~np.isfinite(values)).sum()} of {len(values)} scores of a protein are not finite. "
+            "If training diverged, lower the learning rate or raise the precision."
+        )
     found = []
     for low, high in RANGES.values():
         inside = (apart >= low) & (apart <= high)

@@ -2,7 +2,8 @@
 
 F-max is the protein-centric one of CAFA (Radivojac et al. 2013), as DeepFRI (Gligorijević et al. 2021) reports it: for
 each threshold, precision averaged over proteins with at least one label called, recall over those that have a label.
-Costs thresholds x n x C comparisons, 0.7 s for 5,000 proteins and 500 labels, and 3 s for the interval.
+Costs thresholds x n x C comparisons, 0.7 s for 5,000 proteins and 500 labels, and 0.3 s more for the interval of F-max
+(30 s for that of auroc_macro, 60 s for that of auprc_micro).
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,17 @@ import numpy as np
 
 from plmft import InputError
 from plmft.metrics.intervals import bootstrap_interval
-from plmft.metrics.ranking import auroc, average_precision, average_precision_of_counts, grouped_statistic
+from plmft.metrics.ranking import (
+    auroc,
+    auroc_of_counts,
+    average_precision,
+    average_precision_of_counts,
+    grouped_statistic,
+)
 
 MULTILABEL_NAMES = ("f1_max", "auprc_micro", "auroc_macro")
-THRESHOLDS = np.arange(1, 101) / 100  # a label is called where its probability is at least this
+# a label is called where its probability is at least this; in the probabilities' own precision, so that 0.7 reaches 0.7
+THRESHOLDS = (np.arange(1, 101) / 100).astype(np.float32)
 
 
 def multilabel_metrics(
@@ -26,8 +34,8 @@ def multilabel_metrics(
     Returns: by name; what is not defined is left out. Raises: InputError: no protein has a label.
     """
     scores, labels = _paired(predicted, measured)
-    curve = f1_curve(*threshold_counts(scores, labels))
-    metrics = {"f1_max": float(curve.max()), "f1_max_threshold": float(THRESHOLDS[curve.argmax()])}
+    curve = f1_curve(np.ones(len(labels)), *by_protein(scores, labels))
+    metrics = {"f1_max": float(curve.max()), "f1_max_threshold": round(float(THRESHOLDS[curve.argmax()]), 2)}
     micro = average_precision(scores.ravel(), labels.ravel())
     values = [auroc(scores[:, c], labels[:, c]) for c in range(labels.shape[1])]
     defined = [value for value in values if value is not None]
@@ -38,21 +46,29 @@ def multilabel_metrics(
     return metrics
 
 
-def threshold_counts(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n, thresholds) labels called, and called rightly; (n,) labels. scores: (n, C), labels: (n, C) bool."""
+def by_protein(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(n, thresholds) precision, whether a label is called, and recall, 0 where undefined; (n,) whether it has labels.
+
+    Args: scores: (n, C) float32. labels: (n, C) bool.
+    """
     called = np.stack([(scores >= t).sum(1) for t in THRESHOLDS], axis=1)
     right = np.stack([((scores >= t) & labels).sum(1) for t in THRESHOLDS], axis=1)
-    return called, right, labels.sum(1)
+    total = labels.sum(1, keepdims=True)
+    precision = np.divide(right, called, out=np.zeros(called.shape), where=called > 0)
+    recall = np.divide(right, total, out=np.zeros(called.shape), where=total > 0)
+    return precision, (called > 0).astype(float), recall, (total[:, 0] > 0).astype(float)
 
 
-def f1_curve(called: np.ndarray, right: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """(thresholds,) F1 of mean precision and mean recall; 0 where nothing is called."""
-    some, labelled = called > 0, total > 0
-    shares = np.divide(right, called, out=np.zeros(called.shape), where=some)
-    precision = np.divide(shares.sum(0), some.sum(0), out=np.zeros(called.shape[1]), where=some.any(0))
-    recall = (right[labelled] / total[labelled, None]).mean(0)
-    both = precision + recall
-    return np.divide(2 * precision * recall, both, out=np.zeros(len(both)), where=both > 0)
+def f1_curve(
+    times: np.ndarray, precision: np.ndarray, called: np.ndarray, recall: np.ndarray, labelled: np.ndarray
+) -> np.ndarray:
+    """(thresholds,) F1 of mean precision and mean recall, 0 where nothing is called, of proteins that each occur
+    `times` (n,) float; the rest as by_protein gives it."""
+    some = times @ called
+    precisions = np.divide(times @ precision, some, out=np.zeros(len(some)), where=some > 0)
+    recalls = times @ recall / (times @ labelled)
+    both = precisions + recalls
+    return np.divide(2 * precisions * recalls, both, out=np.zeros(len(both)), where=both > 0)
 
 
 def multilabel_interval(
@@ -62,19 +78,21 @@ def multilabel_interval(
     scores, labels = _paired(predicted, measured)
     n, width = labels.shape
     if primary == "f1_max":
-        counts = threshold_counts(scores, labels)
+        proteins = by_protein(scores, labels)
 
         def statistic(i: np.ndarray) -> float | None:
-            called, right, total = (part[i] for part in counts)
-            return float(f1_curve(called, right, total).max()) if total.any() else None
+            times = np.bincount(i, minlength=n).astype(float)
+            return float(f1_curve(times, *proteins).max()) if times @ proteins[-1] > 0 else None
 
     elif primary == "auprc_micro":
         protein = np.repeat(np.arange(n), width)
         statistic = grouped_statistic(average_precision_of_counts, scores.ravel(), labels.ravel(), protein, n)
     else:
+        each = np.arange(n)
+        by_label = [grouped_statistic(auroc_of_counts, scores[:, c], labels[:, c], each, n) for c in range(width)]
 
         def statistic(i: np.ndarray) -> float | None:
-            values = [auroc(scores[i, c], labels[i, c]) for c in range(width)]
+            values = [of_label(i) for of_label in by_label]
             defined = [value for value in values if value is not None]
             return float(np.mean(defined)) if defined else None
 

@@ -14,6 +14,7 @@ from plmft.metrics.classification import (
     class_metrics,
     confusion,
     f1_macro,
+    f1_names,
     f1_scores,
     mcc,
     pair_codes,
@@ -99,8 +100,8 @@ def f1_by_class(counts: np.ndarray, classes: Sequence[str]) -> dict[str, float]:
     """f1_<class> of the classes that occur, where they are few; counts (C, C)."""
     if len(classes) > CLASSES_WITH_F1:
         return {}
-    scores = zip(classes, f1_scores(counts), strict=True)
-    return {f"f1_{name.replace(' ', '_')}": float(f1) for name, f1 in scores if np.isfinite(f1)}
+    scores = zip(f1_names(classes), f1_scores(counts), strict=True)
+    return {name: float(f1) for name, f1 in scores if np.isfinite(f1)}
 
 
 def sequence_interval(

@@ -15,7 +15,7 @@ def one_hot(numbers):
 def samples(kind, seed=0):
     """(predicted, measured) of 60 samples; predictions are right in some 2 of 3 cases."""
     rng = np.random.default_rng(seed)
-    if kind == "sequence_regression":
+    if kind in ("sequence_regression", "variant_scoring"):
         measured = rng.normal(size=N).round(1)
         return measured + rng.normal(size=N).round(1), measured
     if kind == "sequence_multilabel":
