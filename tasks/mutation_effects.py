@@ -10,18 +10,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
+from plmft import InputError
 from plmft.data.mutations import folds, read_scan, read_wild_type
 from plmft.data.records import Record
-from plmft.data.source import Source
 from plmft.data.task import DataPlace, Loaded, Task
+from plmft.data.tem1 import SOURCE, WILD_TYPE
 from plmft.models.head_spec import SequenceHead, VariantScores
 
-TABLE = "BLAT_ECOLX_Ranganathan2015_labeled.csv"
-SOURCE = Source(
-    folder="mutation_effects",
-    names={"table": (f"{TABLE}.gz", TABLE), "wild_type": ("BLAT_ECOLX_wt.fasta",)},
-    remote={},
-)
 FOLDS = 5
 
 
@@ -33,16 +28,21 @@ def mutation_effects(
     file: str | None,
     wild_type: str | None,
     mutant: str,
-    target: str,
+    target: str | int,
     offset: int | None,
 ) -> Task:
     """A scan: `file` with the columns `mutant` and `target`, and `wild_type`, a FASTA with one sequence."""
 
     def read(place: DataPlace) -> Loaded:
-        paths = SOURCE.paths(place) if file is None or wild_type is None else {}
-        table = Path(file).expanduser() if file else paths["table"]
-        parent = read_wild_type(Path(wild_type).expanduser() if wild_type else paths["wild_type"])
-        records, note = read_scan(table, parent, mutant_column=mutant, target_column=target, offset=offset)
+        given = {"table": file, "wild_type": wild_type}
+        own = {name: Path(path).expanduser() for name, path in given.items() if path is not None}
+        if len(own) == 1:
+            raise InputError("task.file and task.wild_type belong together. Set both, or neither for TEM-1's scan.")
+        paths = own or SOURCE.paths(place)
+        table, parent = paths["table"], WILD_TYPE
+        if "wild_type" in paths:
+            parent = read_wild_type(paths["wild_type"])
+        records, note = read_scan(table, parent, mutant_column=mutant, target_column=str(target), offset=offset)
         if split == "zero_shot":
             return Loaded([replace(r, partner=parent) for r in records], str(table), notes=(note,))
         how = f"Fold {fold} of {FOLDS} ({split}) is the test, the next one the validation, the others train."

@@ -11,7 +11,7 @@ import numpy as np
 
 from plmft import InputError
 from plmft.data.fasta import read_fasta
-from plmft.data.records import AMINO_ACIDS, Record
+from plmft.data.records import AMINO_ACIDS, LETTERS, Record
 from plmft.data.source import read_rows, read_text, to_number
 
 MUTATION = re.compile(rf"([{AMINO_ACIDS}])(-?\d+)([{AMINO_ACIDS}])")
@@ -20,12 +20,18 @@ Mutations = tuple[tuple[str, int, str], ...]  # wild-type letter, position as wr
 
 
 def read_wild_type(path: Path) -> str:
-    """The only sequence of a FASTA. Raises: InputError: it holds several, or none."""
+    """The only sequence of a FASTA. Raises: InputError: it holds several, or none, or a letter that is no residue."""
     entries = list(read_fasta(read_text(path), str(path)))
     if len(entries) > 1:
         raise InputError(
             f"{path}: {len(entries)} sequences, {entries[0].id} and {entries[1].id} among them; a scan has one wild "
             "type. Keep the one that the mutants belong to."
+        )
+    wrong = next((c for c in entries[0].text if c not in LETTERS), None)
+    if wrong is not None:
+        raise InputError(
+            f"{entries[0].where}: {wrong!r} in {entries[0].id!r} is no amino acid. Write the wild type in upper-case "
+            "letters, without gaps or a stop."
         )
     return entries[0].text
 
@@ -35,7 +41,8 @@ def read_scan(
 ) -> tuple[list[Record], str]:
     """Records with the mutants' sequences, ids as written, and a note on how positions were counted.
 
-    Args: offset: position p is residue p - offset of the wild type, counted from 1; None: the only one that fits all.
+    Args: offset: position p is residue p - offset of the wild type, counted from 1; None: 0 if that fits every mutant,
+        else the only one that does.
     Raises: InputError: a column that is missing, a mutant that can't be read or doesn't fit the wild type, a target
         that is no number, no offset or several that fit.
     """
@@ -44,11 +51,12 @@ def read_scan(
         raise InputError(f"{path}: no mutants below the header.")
     mutations = [(where, parse(mutant, where, mutant_column)) for where, mutant, _ in rows]
     shift = fitting_offset(wild_type, mutations) if offset is None else offset
+    column = f"column {target_column!r}"
     records = [
-        Record(mutant, apply(wild_type, parsed, shift, where), to_number(value, where), "test", where)
+        Record(mutant, apply(wild_type, parsed, shift, where), to_number(value, f"{where}: {column}"), "test", where)
         for (where, mutant, value), (_, parsed) in zip(rows, mutations, strict=True)
     ]
-    how = "the only way that fits every row" if offset is None else "as set"
+    how = "as set" if offset is not None else "the only way that fits every row" if shift else "as usual; it fits"
     return records, f"{path.name}: mutant position {shift + 1} is the first residue of the wild type ({how})."
 
 
@@ -99,9 +107,9 @@ def apply(wild_type: str, mutations: Mutations, offset: int, where: str) -> str:
 
 
 def fitting_offset(wild_type: str, mutations: Sequence[tuple[str, Mutations]]) -> int:
-    """The offset at which every mutant's wild-type letter is in its place.
+    """The offset at which every mutant's wild-type letter is in its place; 0 goes before others.
 
-    Raises: InputError: there is none (the row that most offsets fail at is named), or there are several.
+    Raises: InputError: there is none (told is the first row that fails where most others fit), or there are several.
     """
     letters = {(position, before) for _, parsed in mutations for before, position, _ in parsed}
     low, high = min(p for p, _ in letters), max(p for p, _ in letters)
@@ -112,10 +120,11 @@ def fitting_offset(wild_type: str, mutations: Sequence[tuple[str, Mutations]]) -
         return 0 if 0 in whole else whole[0]
     if not fits:
         raise InputError(
-            f"{mutations[0][0]}: positions {low} to {high} don't fit a wild type of {len(wild_type)} residues."
+            f"{mutations[0][0]}, and below: positions {low} to {high} don't fit a wild type of {len(wild_type)} "
+            "residues. Two wild types in one file, or the wrong wild type?"
         )
     if not whole:
-        best = max(fits, key=fits.__getitem__)
+        best = max(fits, key=lambda o: (fits[o], o == 0))
         for where, parsed in mutations:
             apply(wild_type, parsed, best, where)  # raises at the first row that doesn't fit
     raise InputError(
@@ -124,19 +133,25 @@ def fitting_offset(wild_type: str, mutations: Sequence[tuple[str, Mutations]]) -
 
 
 def folds(records: Sequence[Record], wild_type: str, how: str, count: int, seed: int) -> Iterator[int]:
-    """The fold of each record, as ProteinGym splits a scan (Notin et al. 2023).
+    """The fold of each record. By position they are ProteinGym's (Notin et al. 2023); their random ones lie in files.
 
-    Args: how: `random` by mutant; `modulo`: position modulo `count`; `contiguous`: segments of positions of one length.
-    A mutant with several mutations goes by its first. Raises: ValueError: another `how`.
+    Args:
+        how: `random`: mutants, drawn by the seed whatever the order of the rows. `modulo`: of the mutated positions in
+            order, every count-th. `contiguous`: of the same, neighbours, as many in each fold.
+    A mutant with several mutations goes by its first; ProteinGym has folds by position for single mutants alone.
+    Raises: ValueError: another `how`.
     """
-    drawn = np.random.default_rng(seed).permutation(len(records)) % count
-    for number, record in enumerate(records):
-        first = next((i for i, (a, b) in enumerate(zip(wild_type, record.sequence, strict=True)) if a != b), 0)
-        if how == "random":
-            yield int(drawn[number])
-        elif how == "modulo":
-            yield first % count
-        elif how == "contiguous":
-            yield first * count // len(wild_type)
-        else:
-            raise ValueError(f"how={how!r}")
+    firsts = [
+        next((i for i, (a, b) in enumerate(zip(wild_type, r.sequence, strict=True)) if a != b), 0) for r in records
+    ]
+    if how == "random":
+        order = sorted(range(len(records)), key=lambda i: (records[i].sequence, records[i].id))
+        drawn = np.random.default_rng(seed).permutation(len(records)) % count
+        yield from drawn[np.argsort(order)].tolist()
+    elif how in ("modulo", "contiguous"):
+        positions = sorted(set(firsts))
+        parts = np.array_split(positions, count) if how == "contiguous" else [positions[i::count] for i in range(count)]
+        fold_of = {int(p): fold for fold, part in enumerate(parts) for p in part}
+        yield from (fold_of[first] for first in firsts)
+    else:
+        raise ValueError(f"how={how!r}")

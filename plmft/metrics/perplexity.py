@@ -15,12 +15,15 @@ PERPLEXITY_NAMES = ("perplexity", "perplexity_per_protein")
 def perplexity_metrics(
     predicted: Sequence[np.ndarray], measured: Sequence[None], classes: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Over all scored residues, and as a mean of the proteins' own.
+    """Over all scored residues, and as a mean of the proteins' own; nothing where no residue was scored.
 
-    Args: predicted: for each protein (L,) natural logarithms, NaN where a residue was not scored. measured: not used.
+    Args: predicted: for each protein (L,) natural logarithms, NaN where a residue was not scored; proteins without a
+        scored residue are left out. measured: not used.
     """
     sums, counts = _sums(predicted)
-    own = np.exp(-sums[counts > 0] / counts[counts > 0])
+    if not len(sums):
+        return {}
+    own = np.exp(-sums / counts)
     return {"perplexity": float(np.exp(-sums.sum() / counts.sum())), "perplexity_per_protein": float(own.mean())}
 
 
@@ -39,5 +42,5 @@ def perplexity_interval(
 
 
 def _sums(predicted: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    scored = [p[~np.isnan(p)] for p in predicted]
+    scored = [known for p in predicted if len(known := p[~np.isnan(p)])]
     return np.array([p.sum(dtype=np.float64) for p in scored]), np.array([len(p) for p in scored])

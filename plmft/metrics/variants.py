@@ -1,10 +1,11 @@
 """Metrics of scores whose unit is not that of what was measured: only their order counts.
 
 Spearman, AUROC and NDCG as ProteinGym computes them (Notin et al. 2023): AUROC of values above the median against the
-others; NDCG with the measured values, scaled to [0, 1], as gains, over the best tenth. Cost: a few sorts.
+others; NDCG with the measured values, scaled to [0, 1], as gains, over the best tenth. Cost: a few sorts. For some of
+its assays ProteinGym has another cutoff than the median, chosen by hand (column DMS_score_bin): it is not used here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,7 +13,6 @@ from plmft.metrics.intervals import bootstrap_interval, spearman_interval
 from plmft.metrics.ranking import auroc
 from plmft.metrics.regression import paired, spearman
 
-VARIANT_NAMES = ("spearman", "auroc", "ndcg")
 TOP = 0.1
 
 
@@ -21,11 +21,7 @@ def variant_metrics(
 ) -> dict[str, float]:
     """By name; what is not defined is left out. Raises: ValueError: as regression_metrics."""
     predicted, measured = paired(predicted, measured)
-    found = {
-        "spearman": spearman(predicted, measured),
-        "auroc": auroc(predicted, measured > np.median(measured)),
-        "ndcg": ndcg(predicted, measured),
-    }
+    found = {name: metric(predicted, measured) for name, metric in VARIANTS.items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -52,7 +48,17 @@ def variant_interval(
         return spearman_interval(predicted, measured, seed=seed)
     predicted, measured = paired(predicted, measured)
 
-    def statistic(i: np.ndarray) -> float | None:
-        return variant_metrics(predicted[i], measured[i]).get(primary)
+    metric = VARIANTS[primary]
+    return bootstrap_interval(lambda i: metric(predicted[i], measured[i]), len(measured), seed=seed)
 
-    return bootstrap_interval(statistic, len(measured), seed=seed)
+
+def _auroc(predicted: np.ndarray, measured: np.ndarray) -> float | None:
+    return auroc(predicted, measured > np.median(measured))
+
+
+VARIANTS: dict[str, Callable[[np.ndarray, np.ndarray], float | None]] = {
+    "spearman": spearman,
+    "auroc": _auroc,
+    "ndcg": ndcg,
+}
+VARIANT_NAMES = tuple(VARIANTS)

@@ -4,10 +4,13 @@ Masked marginals and wild-type marginals are those of ESM-1v (Meier et al. 2021)
 log p(mutant residue) - log p(wild-type residue), each read from the wild type with that position masked, or from the
 wild type as it is. They are additive: several mutations are not seen together. Pseudo-log-likelihood sees them: it
 masks each residue of the mutant in turn; the wild type's is subtracted. Costs one pass a mutated position, one pass,
-and L passes a mutant.
+and L passes a mutant. Probabilities are over the whole vocabulary, as in ESM's own code; in a marginal the sum over it
+cancels out.
 
 A sequence beyond the model's context is read, for each scored position, in the window of one context around it, as far
-inside the sequence as it goes (as ProteinGym does, Notin et al. 2023).
+inside the sequence as it goes: also each of several mutations in its own. Each window is a pass, also of wild-type
+marginals. ProteinGym (Notin et al. 2023) centres windows so too, but of 1,024 tokens cut from the whole tokenised
+protein; ours have special tokens at both ends, as all that the models have seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +20,7 @@ import numpy as np
 import torch
 
 from plmft.data.packing import EncodedSplit, PackedBatch, cut
-from plmft.data.records import Record
+from plmft.data.records import AMINO_ACIDS, Record
 from plmft.models.masked_lm import MaskedLm
 from plmft.models.tokenizer import Tokenizer
 
@@ -45,14 +48,17 @@ class LikelihoodReader:
 
         Args: masked: `each` position alone, in a pass of its own; `all` of them in one pass; or `none`.
         """
+        found = np.empty((len(positions), len(self._tokenizer.vocabulary)), np.float32)
+        if not len(positions):
+            return found
         begins = [window_begin(p, len(sequence), self._context) for p in positions]
         distinct = sorted(set(begins))
         windows = [sequence[begin : begin + self._context] for begin in distinct]
         split = EncodedSplit([Record("", w, None, "test") for w in windows], self._tokenizer, "masked_lm")
-        places = [(distinct.index(b), p - b) for b, p in zip(begins, positions, strict=True)]
+        number = {begin: window for window, begin in enumerate(distinct)}
+        places = [(number[b], p - b) for b, p in zip(begins, positions, strict=True)]
         if masked == "each":
             return np.concatenate(list(self._passes(split, places)))
-        found = np.empty((len(places), len(self._tokenizer.vocabulary)), np.float32)
         for window, begin in enumerate(distinct):
             batch, first = split.pack(np.array([window])), len(self._tokenizer.prefix)
             if masked == "all":
@@ -113,17 +119,31 @@ def marginals(reader: LikelihoodReader, wild_type: str, mutants: Sequence[str], 
 
 
 def residue_log_likelihoods(reader: LikelihoodReader, sequence: str) -> np.ndarray:
-    """(L,) float64 log p of each residue, masked alone: L passes. Their sum is the pseudo-log-likelihood."""
-    rows = reader.read(sequence, range(len(sequence)), "each")
-    return rows[np.arange(len(sequence)), reader.ids(sequence)].astype(np.float64)
+    """(L,) float64 log p of each residue, masked alone: L passes. Their sum is the pseudo-log-likelihood.
+
+    NaN for what is not one of the 20 amino acids (X, B, U ...): models differ in what they make of it.
+    """
+    known = _known(sequence)
+    return _at(known, reader.read(sequence, known, "each"), sequence, reader)
 
 
 def masked_log_likelihoods(
     reader: LikelihoodReader, sequence: str, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """(L,) float64 log p of a random share of the residues (at least one), all masked in one pass; NaN elsewhere."""
-    count = max(1, round(share * len(sequence)))
-    chosen = np.sort(rng.permutation(len(sequence))[:count])
+    """(L,) float64 log p of a random share of the residues (at least one), all masked in one pass; NaN elsewhere.
+
+    Every one that is chosen becomes the mask token. As above, only the 20 amino acids are.
+    """
+    known = _known(sequence)
+    chosen = np.sort(rng.permutation(known)[: max(1, round(share * len(known)))]).tolist()
+    return _at(chosen, reader.read(sequence, chosen, "all"), sequence, reader)
+
+
+def _known(sequence: str) -> list[int]:
+    return [i for i, letter in enumerate(sequence) if letter in AMINO_ACIDS]
+
+
+def _at(positions: Sequence[int], rows: np.ndarray, sequence: str, reader: LikelihoodReader) -> np.ndarray:
     found = np.full(len(sequence), np.nan)
-    found[chosen] = reader.read(sequence, chosen.tolist(), "all")[np.arange(count), reader.ids(sequence)[chosen]]
+    found[positions] = rows[np.arange(len(positions)), reader.ids(sequence)[positions]]
     return found

@@ -101,6 +101,8 @@ class Job:
         limits = {"train": self.limit.train, "valid": self.limit.valid, "test": self.limit.test}
         if task.kind == "contacts" and self.data.length_policy == "window":
             raise InputError("data.length_policy=window: contacts reach across windows. Set refuse or crop.")
+        if task.kind == "variant_scoring" and self.data.length_policy == "crop":
+            raise InputError("data.length_policy=crop: it would cut off mutated positions. Set window or refuse.")
         used = limit(whole, limits, self.seed)
         return fit_to_context(used, self.model.context, self.data.length_policy, self.model.name)
 

@@ -24,6 +24,7 @@ class Phases:
         self._make_meter, self._console = make_meter, console
         self.costs: dict[str, PhaseCost] = {}
         self._meter: PhaseMeter | None = None
+        self._passes, self._said = 0, time.monotonic()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -59,5 +60,10 @@ class Phases:
         """A pass of the model has ended, and the next begins: one step of the phase that is open."""
         steps = self._meter.steps
         steps.step_end(residues=residues, sequences=sequences, tokens=residues)
+        self._passes += 1
+        if time.monotonic() - self._said > SAY_EVERY_S:
+            self._said = time.monotonic()
+            rate = f", {steps.recent_residues_per_s:,.0f} residues/s" if steps.recent_residues_per_s else ""
+            self._console.print(f"{self._passes:,} passes{rate}", highlight=False)
         steps.fetch_begin()
         steps.step_begin()

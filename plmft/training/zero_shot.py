@@ -63,9 +63,9 @@ class ZeroShotLearner:
         method = self._job.task.head.method
         wild_type = records[0].partner
         if method == "pseudo_log_likelihood":
-            before = residue_log_likelihoods(reader, wild_type).sum()
+            before = np.nansum(residue_log_likelihoods(reader, wild_type))
             told = phases.saying("variants", records)
-            return [np.float64(residue_log_likelihoods(reader, r.sequence).sum() - before) for r in told]
+            return [np.nansum(residue_log_likelihoods(reader, r.sequence)) - before for r in told]
         mutants = [r.sequence for r in records]
         return list(marginals(reader, wild_type, mutants, masked=method == "masked_marginals"))
 
