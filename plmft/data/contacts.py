@@ -4,8 +4,6 @@ Two residues are in contact if their Cβ atoms (Cα of glycine) are less than 8 
 apart say nothing of the fold and are left out, and so are pairs of which one is unresolved.
 """
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import numpy as np
 
 from plmft import InputError
 from plmft.data.records import SPLITS, Record, Split
-from plmft.data.source import read_text
+from plmft.data.source import column, read_rows, read_text
 from plmft.data.structure import read_structure
 
 CONTACT_A = 8.0
@@ -51,7 +49,9 @@ def read_contacts(path: Path, split: Split) -> Iterator[Record]:
         try:
             row = json.loads(line)
             cb = np.array([[np.nan] * 3 if point is None else point for point in row["cb"]], np.float32)
-            yield Record(row["id"], row["sequence"], cb.reshape(-1, 3), split, where)
+            if np.isinf(cb).any():
+                raise ValueError("a coordinate is infinite")
+            yield Record(str(row["id"]), row["sequence"], cb.reshape(-1, 3), split, where)
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{where}: an object with id, sequence and cb is expected ({type(error).__name__}: {error})."
@@ -59,21 +59,17 @@ def read_contacts(path: Path, split: Split) -> Iterator[Record]:
 
 
 def read_structure_list(path: Path) -> Iterator[Record]:
-    """Records of the structures that a CSV lists: columns `file` (beside the CSV, PDB or mmCIF), `chain` and `split`.
+    """Records of the structures that a CSV lists: columns `file` (beside the CSV, PDB or mmCIF), `chain` (empty: the
+    only one) and `split`, which may also be `test_<name>` for a further test set.
 
     Raises: InputError: a column or file that is missing, an unknown split, and as read_structure.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    missing = [name for name in ("file", "chain", "split") if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(
-            f"{path}: no column {', '.join(missing)}; the columns are {', '.join(reader.fieldnames or ['none'])}. "
-            "A list of structures needs file, chain (may be empty) and split."
-        )
-    for row in reader:
-        where = f"{path}, line {reader.line_num}"
-        if row["split"] not in SPLITS:
-            raise InputError(f"{where}: split {row['split']!r} is not one of {', '.join(SPLITS)}.")
-        chain = row["chain"] or None
-        sequence, cb = read_structure(path.parent / row["file"], chain)
-        yield Record(f"{row['file']}:{chain or ''}", sequence, cb, row["split"], where)
+    for where, _, row in read_rows(path):
+        file, chain, split = (row[column(row, (name,), where)].strip(" ") for name in ("file", "chain", "split"))
+        if split not in SPLITS and not split.startswith("test_"):
+            raise InputError(f"{where}: column 'split': {split!r} is not one of {', '.join(SPLITS)}, test_<name>.")
+        try:
+            sequence, cb = read_structure(path.parent / file, chain or None)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        yield Record(f"{file}:{chain}" if chain else file, sequence, cb, split, where)

@@ -127,7 +127,10 @@ class Predictor(nn.Module):
             vectors = self._vectors(batch)
             _check_finite(vectors[batch.is_residue])
             with torch.autocast(vectors.device.type, enabled=False):
-                return self.head.predict(vectors.float(), batch)
+                maps = self.head.predict(vectors.float(), batch)
+            for scores in maps:
+                _check_finite(torch.from_numpy(scores))
+            return maps
         outputs = self(batch).float()
         _check_finite(outputs)
         if self.kind == "sequence_regression":
