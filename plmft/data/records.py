@@ -4,7 +4,6 @@ Every rule is checked for every record; the first offence ends the run with file
 """
 
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -58,7 +57,6 @@ class Record:
 class DataSet:
     """Checked records by split, in an order that does not depend on the file they came from.
 
-    `shared_sequences` counts sequences that occur in two splits, by pair ("train/test"): reported, not refused.
     `cropped` counts records cut to the model's context, `windowed` those read in windows, by split.
     """
 
@@ -66,7 +64,6 @@ class DataSet:
     splits: dict[Split, tuple[Record, ...]]
     digest: str
     source: str
-    shared_sequences: dict[str, int]
     cropped: dict[Split, int] = field(default_factory=dict)
     windowed: dict[Split, int] = field(default_factory=dict)
     subset: bool = False
@@ -126,7 +123,7 @@ def build_dataset(
             raise InputError(
                 f"{source}: nothing in the {split} split has a label: all are masked or unknown. Check them."
             )
-    return DataSet(name, splits, _digest(splits), source, _shared_sequences(splits))
+    return DataSet(name, splits, _digest(splits), source)
 
 
 def limit(dataset: DataSet, limits: dict[Split, int | None], seed: int) -> DataSet:
@@ -287,8 +284,3 @@ def _digest(splits: dict[Split, Sequence[Record]]) -> str:
         for line in sorted(f"{split}\t{':'.join(r.sequences)}\t{_target_text(r.target)}\n" for r in records):
             digest.update(line.encode())
     return digest.hexdigest()
-
-
-def _shared_sequences(splits: dict[Split, Sequence[Record]]) -> dict[str, int]:
-    sets = {split: {r.sequences for r in records} for split, records in splits.items()}
-    return {f"{a}/{b}": len(sets[a] & sets[b]) for a, b in itertools.combinations(sets, 2)}

@@ -30,12 +30,12 @@ from plmft.data.packing import EncodedSplit
 from plmft.data.records import IGNORE, LETTERS, Record
 from plmft.data.sampler import EvaluationBatches
 from plmft.metrics.confidence import Confidence
-from plmft.models.backbone import OneHotCnn
+from plmft.models.backbone import TransformerBackbone
 from plmft.models.build import build_predictor
 from plmft.models.decisions import decided, likeliest_contacts, named
 from plmft.models.head_spec import Head
 from plmft.models.predictor import Predictor
-from plmft.models.spec import OneHotCnnSpec, Spec
+from plmft.models.spec import Spec
 from plmft.models.tuning import LoRA, Tuning
 from plmft.models.weights import Located, locate, save_network, write_tensors
 from plmft.models.windows import Windows
@@ -199,7 +199,7 @@ def load(folder: Path, device: str = "cpu") -> Tuned:
         kind=description.kind,
         outputs=len(description.classes) or 1,
     )
-    if isinstance(predictor.backbone, OneHotCnn):
+    if spec.from_scratch:
         predictor.backbone.load_state_dict(load_file(folder / "backbone" / "model.safetensors"))
     description.tuning.apply(predictor.backbone)
     if isinstance(description.tuning, LoRA):
@@ -207,13 +207,18 @@ def load(folder: Path, device: str = "cpu") -> Tuned:
     _load_strictly(predictor, load_file(folder / "head.safetensors"), file)
     if description.windows:
         predictor.windows = Windows.of(spec.context, spec.tokenizer)
-    said = folder / "confidence.json"
-    confidence = Confidence.from_dict(json.loads(said.read_text())) if said.is_file() else None
-    return Tuned(predictor.eval().to(device), description, confidence)
+    return Tuned(predictor.eval().to(device), description, _confidence(folder / "confidence.json"))
+
+
+def _confidence(file: Path) -> Confidence | None:
+    try:
+        return Confidence.from_dict(json.loads(file.read_text())) if file.is_file() else None
+    except ValueError as error:
+        raise InputError(f"{file} can't be read ({error}). Get the model's folder again, or remove the file.") from None
 
 
 def _base(spec: Spec, base: dict[str, Any], folder: Path) -> Located:
-    if isinstance(spec, OneHotCnnSpec):
+    if spec.from_scratch:
         return Located("random")
     if base["included"]:
         return Located("folder", folder / "backbone")
@@ -249,11 +254,11 @@ def _load_adapter(network: nn.Module, folder: Path) -> None:
 
 
 def _save_backbone(backbone: nn.Module, folder: Path) -> None:
-    if isinstance(backbone, OneHotCnn):
+    if isinstance(backbone, TransformerBackbone):
+        save_network(backbone.network, folder)
+    else:
         folder.mkdir()
         write_tensors(backbone.state_dict(), folder / "model.safetensors")
-    else:
-        save_network(backbone.network, folder)
 
 
 def _as_json(part: Spec | Tuning | Head) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
     image = ax.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     ax.set(xlabel="predicted class", ylabel="measured class")
     if len(classes) <= CLASSES_WITH_NAMES:
-        ax.set_xticks(range(len(classes)), classes, rotation=45 if sum(map(len, classes)) > 60 else 0)
+        ax.set_xticks(range(len(classes)), classes, rotation=90 if sum(map(len, classes)) > 60 else 0)
         ax.set_yticks(range(len(classes)), classes)
     if len(classes) <= CLASSES_WITH_NUMBERS:
         _write_shares(ax, matrix, shares)

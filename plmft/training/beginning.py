@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from plmft.data.leaks import LeakReport
 from plmft.data.records import DataSet
 from plmft.models.weights import Located
 from plmft.training.hardware import Device
@@ -35,9 +36,6 @@ def say_beginning(
     if dataset.unlabelled:
         what = "sequences" if job.task.kind in ("sequence_classification", "pair_classification") else "residues"
         say(f"No label: {_by_split(dataset.unlabelled)} {what}; left out of loss and scores.")
-    shared = {pair: n for pair, n in dataset.shared_sequences.items() if n}
-    if shared:
-        say(f"The same sequence stands in two splits: {_by_split(shared)}. Kept, as published.")
     if dataset.cropped:
         say(f"Cropped to {job.model.context} residues: {_by_split(dataset.cropped)}")
     if dataset.windowed:
@@ -46,16 +44,15 @@ def say_beginning(
     say(f"{job.model.name}: {weights_named(located)}; {job.tuning.name}; {where}, {device.precision}")
 
 
-def counts_of(dataset: DataSet) -> dict[str, float]:
-    """`data/...`: records by split, sequences that two splits share, what was cropped, windowed or has no label."""
+def counts_of(dataset: DataSet, leaks: LeakReport | None) -> dict[str, float]:
+    """`data/...`: records by split, what was cropped, windowed or has no label, and what splits share."""
     counts = {
         **dataset.counts,
-        **{f"shared_{pair.replace('/', '_')}": n for pair, n in dataset.shared_sequences.items()},
         **{f"cropped_{split}": n for split, n in dataset.cropped.items()},
         **{f"windowed_{split}": n for split, n in dataset.windowed.items()},
         **{f"unlabelled_{split}": n for split, n in dataset.unlabelled.items()},
     }
-    return {f"data/{name}": float(n) for name, n in counts.items()}
+    return {f"data/{name}": float(n) for name, n in counts.items()} | (leaks.metrics() if leaks else {})
 
 
 def _by_split(counts: dict[str, int]) -> str:

@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 
 from plmft import InputError
+from plmft.data.leaks import LeakReport, leak_report
 from plmft.data.options import Data, Limit
 from plmft.data.records import DataSet, build_dataset, fit_to_context, limit
 from plmft.data.task import Loaded, Task
@@ -28,6 +29,7 @@ from plmft.tracking.lineage import environment_tags, flatten, scrub
 from plmft.tracking.options import Tracking, check_writable, runs_dir
 from plmft.tracking.run import Run
 from plmft.tracking.store import check_server
+from plmft.tracking.sweep import child_tags
 from plmft.training.beginning import counts_of, say_beginning, weights_named
 from plmft.training.hardware import Device, Hardware
 from plmft.training.learning import Learner, make_learner
@@ -71,7 +73,9 @@ class Job:
         dataset = self._dataset(loaded)
         device = self.hardware.resolve()
         located = locate(self.model)
-        say_beginning(self, console, dataset, device, located, loaded.notes)
+        leaks = leak_report(dataset.splits) if dataset.splits["train"] else None
+        notes = [*loaded.notes, *(leaks.lines() if leaks else ())]
+        say_beginning(self, console, dataset, device, located, notes)
         pl.seed_everything(self.seed, verbose=False)
         learner = make_learner(self, located, dataset, device)
         name = f"{datetime.now():%Y%m%d-%H%M%S-%f}-{self.model.name}-{self.tuning.name}-s{self.seed}"
@@ -80,9 +84,9 @@ class Job:
         with _ended(tracked, console, folder):
             folder.mkdir(parents=True)
             with _reserve(folder):
-                self._record_beginning(tracked, dataset, learner, folder)
+                self._record_beginning(tracked, dataset, leaks, learner, folder)
                 result = learner.learn(folder, tracked.metrics, console)
-                outcome = record(self, learner, dataset, located, result, folder, tracked)
+                outcome = record(self, learner, dataset, leaks, located, result, folder, tracked)
         title = f"{self.model.name} ({weights_named(located)}), {self.tuning.name}: {self.task.name}"
         show(console, self.task, title, outcome)
         console.print(f"Files: {folder}\nCompare runs: {tracked.url_hint}", highlight=False, soft_wrap=True)
@@ -119,6 +123,8 @@ class Job:
             "precision": device.precision,
             "subset": str(dataset.subset).lower(),
             "synthetic_data": str(self.task.synthetic).lower(),
+            "primary_metric": self.task.primary_metric,
+            **child_tags(),
         }
         return Run.start(
             self.tracking.address(runs),
@@ -129,11 +135,16 @@ class Job:
             params=flatten(scrub(self.config)),
         )
 
-    def _record_beginning(self, tracked: Run, dataset: DataSet, learner: Learner, folder: Path) -> None:
+    def _record_beginning(
+        self, tracked: Run, dataset: DataSet, leaks: LeakReport | None, learner: Learner, folder: Path
+    ) -> None:
         (folder / "config.yaml").write_text(yaml.safe_dump(scrub(self.config), sort_keys=False))
         tracked.artifact(folder / "config.yaml")
         sizes = {f"model/parameters_{name}": n for name, n in learner.parameters.items()}
-        tracked.metrics({**sizes, **counts_of(dataset)}, 0)
+        tracked.metrics({**sizes, **counts_of(dataset, leaks)}, 0)
+        if leaks is not None:
+            (folder / "leaks.csv").write_text(leaks.table())
+            tracked.artifact(folder / "leaks.csv")
         tracked.dataset(self.task.name, dataset.digest, dataset.source, dataset.counts)
 
 

@@ -25,6 +25,7 @@ class Outcome:
     cost: dict[str, float]
     notes: dict[str, str]
     lines: Sequence[str] = ()  # what else must be said, as it is
+    published: Sequence[tuple[str, str]] = ()  # rows of the table: what is published on the same split
 
 
 def named_costs(costs: dict[str, PhaseCost]) -> tuple[dict[str, float], dict[str, str]]:
@@ -68,7 +69,7 @@ def write_predictions(file: Path, task: Task, records: Sequence[Record], predict
 def show(console: Console, task: Task, title: str, outcome: Outcome) -> None:
     """Print the table of accuracy and cost."""
     table = Table(title=title, title_justify="left", show_header=False, title_style="bold")
-    for name, value in [*_accuracy_rows(task, outcome.metrics), *_cost_rows(outcome)]:
+    for name, value in [*_accuracy_rows(task, outcome.metrics), *outcome.published, *_cost_rows(outcome)]:
         table.add_row(name, value)
     console.print(table)
     for line in outcome.lines:
@@ -90,12 +91,8 @@ def _accuracy_rows(task: Task, metrics: dict[str, float]) -> list[tuple[str, str
             continue
         low, high = metrics.get(f"{name}_ci_low"), metrics.get(f"{name}_ci_high")
         interval = f"  (95 % {low:.3f} to {high:.3f})" if low is not None and high is not None else ""
-        rows.append(
-            (
-                f"{split.replace('_', ' ')} {short}{unit if short.startswith(('mae', 'mse')) else ''}",
-                f"{value:.3f}{interval}",
-            )
-        )
+        label = f"{split.replace('_', ' ')} {short}{unit if short.startswith(IN_UNIT) else ''}"
+        rows.append((label, f"{value:.3f}{interval}"))
     primary = task.primary_metric
     ceiling, baseline = metrics.get(f"test/{primary}_ceiling"), metrics.get(f"baseline/{primary}")
     if ceiling is not None:
@@ -113,6 +110,7 @@ BASELINES = {
     "residue_classification": "the likeliest class by amino acid",
     "contacts": "the frequency by separation",
 }
+IN_UNIT = ("mae", "mse", "rmse", "conformal_width")  # metrics in the unit of what is measured, or in its square
 COST_ROWS = (
     ("step time p50 / p95", ("step_time_ms_p50", "step_time_ms_p95"), "ms", 1.0),
     ("waiting for data", ("data_wait_fraction",), "% of a step", 100.0),

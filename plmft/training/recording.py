@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plmft.data.leaks import LeakReport
 from plmft.data.records import DataSet
 from plmft.metrics.confidence import Confidence, fit_confidence
 from plmft.models.tuned import Description, save
 from plmft.models.weights import Located
+from plmft.tracking.published import compare
 from plmft.tracking.run import Run
 from plmft.training.beginning import counts_of
 from plmft.training.figures import figures
@@ -20,19 +22,39 @@ if TYPE_CHECKING:
 
 
 def record(
-    job: "Job", learner: Learner, dataset: DataSet, located: Located, result: Result, folder: Path, tracked: Run
+    job: "Job",
+    learner: Learner,
+    dataset: DataSet,
+    leaks: LeakReport | None,
+    located: Located,
+    result: Result,
+    folder: Path,
+    tracked: Run,
 ) -> Outcome:
     """Score the test splits, and keep everything in `folder` and in the tracked run."""
     cost, notes = named_costs(result.costs)
     confidence = _confidence(job, dataset, result)
     metrics = {
-        **counts_of(dataset),
+        **counts_of(dataset, leaks),
         **{f"model/parameters_{name}": float(n) for name, n in learner.parameters.items()},
         **_scores(job, dataset, result, confidence),
     }
     if result.history is not None:
         metrics |= {"best_step": float(result.best_step), "steps": float(result.steps)}
-    outcome = Outcome(metrics, cost, notes, result.notes)
+    comparison = compare(
+        job.task.protocol,
+        metrics,
+        dataset.counts,
+        model=job.model.name,
+        tuning=job.tuning.name,
+        init=job.model.init,
+        subset=dataset.subset,
+    )
+    lines = () if job.task.synthetic else comparison.lines()
+    outcome = Outcome(metrics, cost, notes, result.notes, lines)
+    if comparison.rows:
+        comparison.write_csv(folder / "published.csv")
+        tracked.artifact(folder / "published.csv")
     tracked.metrics({**metrics, **cost}, result.steps)
     energy = next(iter(result.costs.values())).energy_source
     tracked.tags({"energy_source": energy})
@@ -40,7 +62,7 @@ def record(
         name = "predictions" if split == "test" else f"predictions_{split.removeprefix('test_')}"
         write_predictions(folder / f"{name}.parquet", job.task, records, result.predictions[split])
         tracked.artifact(folder / f"{name}.parquet")
-    for name, figure in figures(job.task, dataset.splits["test"], result, metrics):
+    for name, figure in figures(job.task, dataset.splits["test"], result, metrics, confidence):
         tracked.figure(figure, name)
     _save_model(job, learner, dataset, located, confidence, folder, tracked)
     about = {

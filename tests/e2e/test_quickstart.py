@@ -95,7 +95,7 @@ def test_the_predictions_give_the_accuracy_again(quickstart: Quickstart) -> None
 def test_nothing_lies_outside_the_runs_folder(quickstart: Quickstart) -> None:
     assert_nothing_half_written(quickstart.runs)
     assert {path.name for path in quickstart.runs.iterdir()} == {"mlflow.db", "artifacts", "work"}
-    kept = {"config.yaml", "summary.json", "predictions.parquet", "model", "checkpoints"}
+    kept = {"config.yaml", "summary.json", "predictions.parquet", "leaks.csv", "model", "checkpoints"}
     assert {path.name for path in quickstart.folder.iterdir()} == kept
     assert {path.name for path in quickstart.folder.glob("checkpoints/*")} == {"best.ckpt", "last.ckpt"}
 
@@ -131,7 +131,10 @@ def test_mlflow_remembers_data_and_history(quickstart: Quickstart) -> None:
     files = {info.path for info in client.list_artifacts(run.info.run_id)}
     assert files >= {"config.yaml", "summary.json", "predictions.parquet", "figures"}
     figures = [info.path for info in client.list_artifacts(run.info.run_id, "figures")]
-    assert figures == ["figures/confusion_matrix.png", "figures/learning_curve.png"]
+    assert figures == [
+        f"figures/{name}.png"
+        for name in ("confusion_matrix", "learning_curve", "reliability", "roc_and_precision_recall")
+    ]
     for figure in figures:
         content = Path(client.download_artifacts(run.info.run_id, figure)).read_bytes()
         assert content.startswith(b"\x89PNG") and len(content) > 5_000

