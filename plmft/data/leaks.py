@@ -108,10 +108,11 @@ class LeakReport:
         what = "pair" if self.proteins else "sequence"
         equal = [self._of(pair, n) for pair, n in self.exact.items() if n]
         near = [self._of(pair, n) for pair, n in self.near.items() if n]
-        bound = f"at least {self.identity:.0%} identity; {self.method}; {self.seconds:.1f} s"
         lines = [f"Equal {what}s in two splits: {', '.join(equal)}." if equal else f"No {what} stands in two splits."]
         if self.near:
-            lines.append(f"Near duplicates of train, equal ones included ({bound}): {', '.join(near) or 'none'}.")
+            found = ", ".join(near) or "none"
+            how = f"{self.method}; {self.seconds:.1f} s"
+            lines.append(f"Near duplicates of train, equal ones included: {found} ({how}).")
         for pair, (both, one, none) in self.proteins.items():
             lines.append(f"Proteins of {pair}: both seen in train {both:,}, one {one:,}, none {none:,} pairs.")
         for split, r in self.repeats.items():

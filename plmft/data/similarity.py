@@ -80,9 +80,10 @@ def nearest(
 ) -> Neighbours:
     """For each query the target of the highest identity, among those that were compared with it.
 
-    Equal targets are always found. K-mers compare with the eight that share the rarest words: at 90 % a pair without
-    a shared word does not exist from 20 residues on, so that a neighbour is missed only where more than eight others
-    look nearer and are not. Of a query that has equal targets in number the first is named.
+    Equal targets are always found. K-mers compare with the eight targets that share the rarest words. At 90 % and from
+    20 residues on every pair shares a word, so that a neighbour is missed only where eight others share rarer ones; the
+    best of very many variants may be missed for one almost as good. Of several equally good ones the alphabetically
+    first is named, of equal targets the first.
     Args: identity: lowest identity that counts. engine: as for `cluster`.
     Raises: as `cluster`.
     """

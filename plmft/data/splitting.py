@@ -162,7 +162,7 @@ def _check_sizes(splits: list[Split], fractions: Sequence[float], largest: int, 
 def _reason(total: int, largest: int, groups: int, pairs: bool) -> str:
     column = "or add a column with the words train, valid and test."
     if largest <= total / 2:
-        return f"There are too few different sequences. Add records, {column}"
+        return f"There are too few groups, or too large ones. Add records, {column}"
     if pairs:
         return (
             f"{largest:,} pairs hang together by shared or similar proteins. Set task.split_by=random to split pairs "
