@@ -106,9 +106,9 @@ def closest(word: str, known: Sequence[str]) -> str:
 
 def _check_rules(config: Mapping[str, Any]) -> Iterator[str]:
     model, tuning = config["model"], config["tuning"][TARGET].rpartition(".")[2]
-    if model["family"] == "onehot_cnn" and tuning != "Full":
+    if find_target(model[TARGET]).from_scratch and tuning != "Full":
         yield f"tuning={tuning.lower()}: {model['name']} has no pretrained weights to keep. Set tuning=full."
-    if config["task"]["head"].get("normalize") and config["batch_size"] == 1:
+    if config["task"]["head"].get("normalize") and config["batch_size"] == 1 and tuning != "NoTuning":
         yield "batch_size=1: one sequence can't be normalised. Set a larger one, or task.head.normalize=false."
     if model.get("checkpoint") and model.get("path"):
         yield "model.path and model.checkpoint are both set. Leave one out."

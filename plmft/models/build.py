@@ -5,17 +5,18 @@ from plmft.data.records import Kind
 from plmft.models.backbone import BertBackbone, EsmBackbone, OneHotCnn
 from plmft.models.head_spec import Head, SequenceHead
 from plmft.models.predictor import Predictor
-from plmft.models.spec import OneHotCnnSpec, Spec
+from plmft.models.scratch import OneHotBiLstm, OneHotResNet
+from plmft.models.spec import Spec, TransformerSpec
 from plmft.models.tuning import Tuning
 from plmft.models.weights import Located, build, load
 
-Backbone = EsmBackbone | BertBackbone | OneHotCnn
+Backbone = EsmBackbone | BertBackbone | OneHotCnn | OneHotResNet | OneHotBiLstm
 
 
 def build_backbone(spec: Spec, located: Located) -> Backbone:
     """The backbone with the weights that were located; random ones follow torch's seed."""
-    if isinstance(spec, OneHotCnnSpec):
-        return OneHotCnn(len(spec.tokenizer.vocabulary), spec.channels, spec.kernel, spec.layers)
+    if not isinstance(spec, TransformerSpec):
+        return spec.build()
     network = build(spec) if located.source == "random" else load(spec, located)
     return BertBackbone(network) if spec.family == "bert" else EsmBackbone(network)
 

@@ -5,12 +5,15 @@ Light, so that a config is checked without torch: `plmft.models.weights` finds, 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt
 
 from plmft import InputError
 from plmft.models.tokenizer import ESM, ONEHOT, PROTBERT, Tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Family = Literal["esm2", "esm1b", "bert"]
 Count = Annotated[int, Gt(0)]
@@ -67,6 +70,8 @@ class TransformerSpec:
         checkpoint: local fair-esm file (.pt), used instead of the hub.
     Raises: InputError: figures that fit no network.
     """
+
+    from_scratch: ClassVar[bool] = False
 
     name: str
     family: Family
@@ -128,15 +133,37 @@ class TransformerSpec:
             raise InputError(f"{where} is another network: {told}. Choose the model that it belongs to{correct}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class FromScratch:
+    """What models have in common that know nothing but the training split: no weights are published.
+
+    Args:
+        context: None: a sequence may have any length.
+    """
+
+    from_scratch: ClassVar[bool] = True
+
+    context: None = None
+    hub: None = None
+    revision: None = None
+    init: Literal["random"] = "random"
+    path: None = None
+    checkpoint: None = None
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """21 channels: the amino acids and X; no special tokens."""
+        return ONEHOT
+
+
 @dataclass(frozen=True)
-class OneHotCnnSpec:
-    """Convolutions over one-hot residues, trained from scratch (Shanehsazzadeh et al. 2020; the CNN of Xu et al. 2022).
+class OneHotCnnSpec(FromScratch):
+    """Convolutions over one-hot residues (Shanehsazzadeh et al. 2020; the CNN of Xu et al. 2022).
 
     Args:
         channels: width of every layer, and so of the residue vectors.
         kernel: residues that a convolution sees.
         layers: convolutions, one after the other.
-        context: None: a sequence may have any length.
         parameters: of all convolutions.
     """
 
@@ -148,12 +175,6 @@ class OneHotCnnSpec:
     citation: str
     licence: str
     family: Literal["onehot_cnn"] = "onehot_cnn"
-    context: None = None
-    hub: None = None
-    revision: None = None
-    init: Literal["random"] = "random"
-    path: None = None
-    checkpoint: None = None
 
     @property
     def width(self) -> int:
@@ -161,9 +182,95 @@ class OneHotCnnSpec:
         return self.channels
 
     @property
-    def tokenizer(self) -> Tokenizer:
-        """21 channels: the amino acids and X; no special tokens."""
-        return ONEHOT
+    def products(self) -> list[tuple[int, int, int]]:
+        """(kernel, inputs, outputs) of each matrix product that a residue passes."""
+        inputs = [len(self.tokenizer.vocabulary)] + [self.channels] * (self.layers - 1)
+        return [(self.kernel, width, self.channels) for width in inputs]
+
+    def build(self) -> "nn.Module":
+        """The network with random weights."""
+        from plmft.models.backbone import OneHotCnn
+
+        return OneHotCnn(len(self.tokenizer.vocabulary), self.channels, self.kernel, self.layers)
 
 
-Spec = TransformerSpec | OneHotCnnSpec
+@dataclass(frozen=True)
+class OneHotResNetSpec(FromScratch):
+    """Residual blocks of two convolutions each over one-hot residues (Rao et al. 2019; Xu et al. 2022).
+
+    Args:
+        channels: width of every layer, and so of the residue vectors.
+        kernel: residues that a convolution sees.
+        layers: residual blocks, one after the other.
+        dilation: distance between neighbours of the residues that a convolution sees; 1: they are next to each other.
+        parameters: of the whole network.
+    """
+
+    name: str
+    channels: Count
+    kernel: Count
+    layers: Count
+    dilation: Count
+    parameters: Count
+    citation: str
+    licence: str
+    family: Literal["onehot_resnet"] = "onehot_resnet"
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.channels
+
+    @property
+    def products(self) -> list[tuple[int, int, int]]:
+        """(kernel, inputs, outputs) of each matrix product that a residue passes."""
+        convolution = (self.kernel, self.channels, self.channels)
+        return [(1, len(self.tokenizer.vocabulary), self.channels)] + [convolution] * (2 * self.layers)
+
+    def build(self) -> "nn.Module":
+        """The network with random weights."""
+        from plmft.models.scratch import OneHotResNet
+
+        return OneHotResNet(
+            len(self.tokenizer.vocabulary), self.channels, self.kernel, self.layers, dilation=self.dilation
+        )
+
+
+@dataclass(frozen=True)
+class OneHotBiLstmSpec(FromScratch):
+    """LSTM layers in both directions over one-hot residues (Rao et al. 2019; Xu et al. 2022).
+
+    Args:
+        hidden: width of each direction; residue vectors are twice as wide.
+        layers: of each direction.
+        parameters: of the whole network.
+    """
+
+    name: str
+    hidden: Count
+    layers: Count
+    parameters: Count
+    citation: str
+    licence: str
+    family: Literal["onehot_bilstm"] = "onehot_bilstm"
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return 2 * self.hidden
+
+    @property
+    def products(self) -> list[tuple[int, int, int]]:
+        """(kernel, inputs, outputs) of each matrix product that a residue passes: four gates of input and state."""
+        inputs = [len(self.tokenizer.vocabulary)] + [self.width] * (self.layers - 1)
+        return [(1, width + self.hidden, 4 * self.hidden) for width in inputs for _ in range(2)]
+
+    def build(self) -> "nn.Module":
+        """The network with random weights."""
+        from plmft.models.scratch import OneHotBiLstm
+
+        return OneHotBiLstm(len(self.tokenizer.vocabulary), self.hidden, self.layers)
+
+
+ScratchSpec = OneHotCnnSpec | OneHotResNetSpec | OneHotBiLstmSpec
+Spec = TransformerSpec | ScratchSpec

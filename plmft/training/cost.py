@@ -12,7 +12,7 @@ from plmft.efficiency.flops import (
 )
 from plmft.efficiency.phase import PhaseMeter
 from plmft.models.head_spec import Head, PairHead, SequenceHead
-from plmft.models.spec import OneHotCnnSpec, Spec
+from plmft.models.spec import Spec, TransformerSpec
 from plmft.models.tuning import LoRA, Tuning
 from plmft.training.hardware import Device
 from plmft.training.metering import Metering
@@ -28,9 +28,8 @@ def make_metering(
         return _backbone(spec, lengths) + _adapters(spec, tuning, lengths) + _head(spec, head, outputs, lengths)
 
     def train(lengths: Sequence[int]) -> float:
-        if isinstance(spec, OneHotCnnSpec):
-            attention = 0.0
-        else:
+        attention = 0.0
+        if isinstance(spec, TransformerSpec):
             attention = transformer_attention_flops(spec.layers, spec.width, lengths)
         return step_flops(
             _backbone(spec, lengths),
@@ -47,10 +46,9 @@ def make_metering(
 
 
 def _backbone(spec: Spec, lengths: Sequence[int]) -> float:
-    if isinstance(spec, OneHotCnnSpec):
-        inputs = [len(spec.tokenizer.vocabulary)] + [spec.channels] * (spec.layers - 1)
-        return conv_forward_flops([(spec.kernel, width, spec.channels) for width in inputs], sum(lengths))
-    return transformer_forward_flops(spec.layers, spec.width, spec.feedforward, lengths)
+    if isinstance(spec, TransformerSpec):
+        return transformer_forward_flops(spec.layers, spec.width, spec.feedforward, lengths)
+    return conv_forward_flops(spec.products, sum(lengths))
 
 
 def _adapters(spec: Spec, tuning: Tuning, lengths: Sequence[int]) -> float:

@@ -10,6 +10,7 @@ from plmft import InputError
 from plmft.data.packing import EncodedSplit
 from plmft.data.records import DataSet
 from plmft.models.build import build_predictor
+from plmft.models.direct_spec import DirectSpec
 from plmft.models.head_spec import AttentionRegression, Head, Perplexity, SequenceHead, VariantScores
 from plmft.models.predictor import Predictor, parameter_counts
 from plmft.models.weights import Located
@@ -17,6 +18,7 @@ from plmft.models.windows import Windows
 from plmft.training.attention import AttentionLearner
 from plmft.training.cost import make_metering
 from plmft.training.data import PackedData
+from plmft.training.direct import DirectLearner
 from plmft.training.fine_tune import fine_tune
 from plmft.training.hardware import Device
 from plmft.training.result import Result
@@ -49,6 +51,8 @@ def make_learner(job: "Job", located: Located, dataset: DataSet, device: Device)
 
     Raises: InputError: the parts don't fit one another.
     """
+    if isinstance(job.model, DirectSpec):
+        return DirectLearner(job, dataset)
     untrained = isinstance(job.task.head, VariantScores | Perplexity)
     if untrained and job.tuning.name != "none":
         raise InputError(f"tuning={job.tuning.name}: {job.task.name} scores the model as it is. Set tuning=none.")

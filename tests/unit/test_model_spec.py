@@ -12,8 +12,8 @@ import torch
 import yaml
 
 from plmft import InputError
-from plmft.models.backbone import OneHotCnn
-from plmft.models.spec import OneHotCnnSpec, TransformerSpec
+from plmft.models.direct_spec import DirectSpec
+from plmft.models.spec import TransformerSpec
 from plmft.models.weights import build, locate
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
@@ -30,6 +30,9 @@ PUBLISHED = {  # layers, width, heads: Lin et al. 2023 (table S1), Rives et al. 
     "protbert_bfd": (30, 1024, 16),
 }
 
+SCRATCH = ("onehot_cnn", "onehot_resnet", "onehot_bilstm")
+DIRECT = ("onehot_linear", "majority")
+
 
 def read(choice):
     values = yaml.safe_load((CONF / f"{choice}.yaml").read_text())
@@ -43,7 +46,7 @@ def spec_of(choice, **changes):
 
 
 def test_every_published_model_is_a_choice():
-    assert set(CHOICES) == {*PUBLISHED, "esm2_tiny", "onehot_cnn"}
+    assert set(CHOICES) == {*PUBLISHED, "esm2_tiny", *SCRATCH, *DIRECT}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -54,16 +57,32 @@ def test_a_choice_types_every_field_and_its_own_name(choice):
     assert values["path"] is None and values["checkpoint"] is None
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [choice for choice in CHOICES if choice not in DIRECT])
 def test_parameters_are_those_of_the_built_network(choice):
     spec = spec_of(choice)
     with torch.device("meta"):
-        if isinstance(spec, OneHotCnnSpec):
-            network = OneHotCnn(len(spec.tokenizer.vocabulary), spec.channels, spec.kernel, spec.layers)
-        else:
-            network = build(spec)
+        network = build(spec) if isinstance(spec, TransformerSpec) else spec.build()
     assert {weights.device.type for weights in network.parameters()} == {"meta"}
     assert sum(weights.numel() for weights in network.parameters()) == spec.parameters
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_from_scratch_is_what_has_no_weights_to_load(choice):
+    spec = spec_of(choice)
+    assert spec.from_scratch == (choice in (*SCRATCH, *DIRECT)) and isinstance(spec, DirectSpec) == (choice in DIRECT)
+    if spec.from_scratch:
+        assert spec.context is None and spec.tokenizer.name == "onehot" and locate(spec).source == "random"
+
+
+def test_the_resnet_and_the_lstm_are_as_large_as_peers():
+    """Xu et al. 2022, fluorescence, with their pooling and two-layer heads: 11,300,354 and 27,080,328 weights."""
+    resnet, lstm = spec_of("onehot_resnet"), spec_of("onehot_bilstm")
+    width = resnet.width
+    assert resnet.parameters + (width + 1) + (width * width + width) + (width + 1) == 11_300_354
+    letters, width = 21, lstm.hidden
+    first = 2 * 4 * width * (width - letters)  # theirs reads a vector for each letter, ours the letter itself
+    vectors = letters * width + width
+    assert lstm.parameters + first + vectors + 7 + 2 * (width * width + width) + (width + 1) == 27_080_328
 
 
 @pytest.mark.parametrize("choice", PUBLISHED)
