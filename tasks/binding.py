@@ -14,7 +14,7 @@ from plmft.models.head_spec import ResidueHead
 
 SOURCE = Source(
     folder="binding",
-    names={"all": ("splits.zip",)},
+    names={"all": ("splits.zip", "splits/sequences.fasta")},
     remote={
         "all": RemoteFile(
             "splits.zip",

@@ -4,7 +4,7 @@ The domain is the first 56 residues of a construct of 265, which is the same in 
 at the four sites alone. `one_vs_rest` trains on 25 variants and swings with the seed.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from plmft.data.download import RemoteFile
 from plmft.data.flip import FlipFiles, read_regression_split
@@ -12,9 +12,10 @@ from plmft.data.source import Source
 from plmft.data.task import DataPlace, Loaded, Task
 from plmft.models.head_spec import SequenceHead
 
+SplitName = Literal["one_vs_rest", "two_vs_rest", "three_vs_rest", "low_vs_high", "sampled"]
 SOURCE = Source(
     folder="gb1",
-    names={"all": ("splits.zip",)},
+    names={"all": ("splits.zip", *(f"splits/{split}.csv" for split in get_args(SplitName)))},
     remote={
         "all": RemoteFile(
             "splits.zip",
@@ -25,7 +26,6 @@ SOURCE = Source(
         )
     },
 )
-SplitName = Literal["one_vs_rest", "two_vs_rest", "three_vs_rest", "low_vs_high", "sampled"]
 
 
 def gb1(head: SequenceHead, split: SplitName) -> Task:

@@ -7,9 +7,8 @@ set could not be had: scores will be below published ones, and no published figu
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
-from plmft.data.records import SPLITS, Record, Split
+from plmft.data.hold_out import hold_out
+from plmft.data.records import SPLITS
 from plmft.data.source import Source, read_classes
 from plmft.data.task import DataPlace, Loaded, Task
 from plmft.models.head_spec import SequenceHead
@@ -45,18 +44,12 @@ def read(place: DataPlace, target: str) -> Loaded:
     if target == "location":
         return Loaded(records, source)
     known = [r for r in records if r.target != UNKNOWN]
-    notes = (
-        f"membrane is unknown for {len(records) - len(known)} of {len(records)} proteins, all of test among them: left "
-        "out. The validation split is the test, and a seeded tenth of train is the validation.",
+    shifted, note = hold_out([replace(r, split="test") if r.split == "valid" else r for r in known])
+    why = (
+        f"membrane is unknown for {len(records) - len(known):,} of {len(records):,} proteins, all of test among them: "
+        "left out. The validation split is the test."
     )
-    return Loaded(_shifted(known), source, notes=notes)
-
-
-def _shifted(records: list[Record]) -> list[Record]:
-    train = [i for i, r in enumerate(records) if r.split == "train"]
-    held = set(np.random.default_rng(0).permutation(train)[: len(train) // 10].tolist())
-    splits: dict[int, Split] = {i: "valid" if i in held else "train" for i in train}
-    return [replace(r, split=splits.get(i, "test")) for i, r in enumerate(records)]
+    return Loaded(shifted, source, notes=(why, note))
 
 
 def localization(head: SequenceHead, target: Literal["location", "membrane"]) -> Task:

@@ -4,12 +4,11 @@ An early version of FLIP's meltome with a split of its own, on which nothing is 
 a seeded tenth of train is taken.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from plmft.data.flip import named_split
+from plmft.data.hold_out import hold_out
 from plmft.data.records import Record
 from plmft.data.source import Source, column, read_rows, to_number
 from plmft.data.task import DataPlace, Loaded, Task
@@ -23,18 +22,13 @@ SOURCE = Source(
 def read(place: DataPlace) -> Loaded:
     """2,646 / 294 / 752 proteins."""
     path = SOURCE.paths(place)["all"]
-    rows = list(read_rows(path))
-    train = [number for _, number, row in rows if row.get("set") == "train"]
-    held = set(np.random.default_rng(0).permutation(train)[: len(train) // 10].tolist())
-    note = f"No validation split in the data: {len(held)} of {len(train)} training records, drawn with seed 0, are it."
-    return Loaded(list(_records(path, rows, held)), str(path), notes=(note,))
+    records, note = hold_out([_record(path, *row) for row in read_rows(path)])
+    return Loaded(records, str(path), notes=(note,))
 
 
-def _records(path: Path, rows: list, held: set[int]) -> Iterator[Record]:
-    for where, number, row in rows:
-        sequence, target, chosen = (row[column(row, (name,), where)] for name in ("sequence", "target", "set"))
-        split = named_split(chosen, str(number in held), where)
-        yield Record(f"{path.stem}-{number}", sequence, to_number(target, where), split, where)
+def _record(path: Path, where: str, number: int, row: Mapping) -> Record:
+    sequence, target, chosen = (row[column(row, (name,), where)] for name in ("sequence", "target", "set"))
+    return Record(f"{path.stem}-{number}", sequence, to_number(target, where), named_split(chosen, "", where), where)
 
 
 def thermostability(head: SequenceHead) -> Task:

@@ -1,19 +1,19 @@
 """FLIP's files (Dallago et al. 2021): one zip a data set, with tables or with FASTA files of labels beside sequences.
 
-Secondary structure takes some 0.3 s to read.
+Secondary structure, 11,156 chains, takes some 0.5 s to read.
 """
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from plmft import InputError
 from plmft.data.fasta import Entry, read_fasta
-from plmft.data.records import IGNORE, Record, Split
+from plmft.data.records import Record, Split
+from plmft.data.residue_labels import residue_targets
 from plmft.data.source import column, read_bytes, read_rows, to_number
 
 
@@ -26,7 +26,10 @@ class FlipFiles:
 
     @classmethod
     def open(cls, path: Path) -> "FlipFiles":
-        """Raises: InputError: the file is no zip."""
+        """The members of a zip file; of another file, what lies beside it. Raises: InputError: the zip is damaged."""
+        if path.suffix != ".zip":
+            files = [f for f in path.parent.iterdir() if f.is_file() and not f.name.startswith(".")]
+            return cls(path.parent, {f.name: lambda f=f: read_bytes(f) for f in files})
         try:
             archive = zipfile.ZipFile(io.BytesIO(read_bytes(path)))
         except zipfile.BadZipFile as error:
@@ -35,13 +38,16 @@ class FlipFiles:
         return cls(path, {Path(n).name: lambda n=n: archive.read(n) for n in names})
 
     def text(self, member: str) -> str:
-        """Raises: InputError: there is no such member, it is damaged, or it is not UTF-8."""
+        """Raises: InputError: there is no such member, it is damaged, locked, or not UTF-8."""
         if member not in self.members:
-            raise InputError(f"{self.path}: no {member} in it; it holds {', '.join(sorted(self.members))}.")
+            held = ", ".join(sorted(self.members)) or "no file"
+            raise InputError(f"{self.path}: no {member} in it; it holds {held}.")
         try:
-            return self.members[member]().decode("utf-8")
-        except (zipfile.BadZipFile, EOFError, UnicodeDecodeError) as error:
+            return self.members[member]().decode("utf-8-sig")
+        except (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError) as error:
             raise InputError(f"{self.path}: {member} is damaged ({error}). Get the file again.") from None
+        except (RuntimeError, NotImplementedError) as error:  # a password, a method of another program
+            raise InputError(f"{self.path}: {member} can't be read ({error}). Unzip it into a folder splits.") from None
 
     def fasta(self, member: str) -> dict[str, Entry]:
         """Entries by id. Raises: InputError: an id twice, and as read_fasta and text."""
@@ -60,20 +66,20 @@ def read_residue_labels(files: FlipFiles, labels: str, classes: Mapping[str, int
         labels: member with a letter a residue and `SET=` and `VALIDATION=` in the header.
         classes: class number of each letter.
         mask: member with 1 where a residue has a label and 0 where not.
-    Raises: InputError: a label or mask whose length is not the sequence's, an unknown letter, one without a sequence.
+    Raises: InputError: labels without a sequence or a mask, and as residue_targets and split_of.
     """
     sequences, labelled = files.fasta("sequences.fasta"), files.fasta(labels)
-    masks = files.fasta(mask) if mask else {}
-    return [
-        Record(
-            entry.id,
-            sequence_of(entry, sequences).text,
-            _targets(entry, sequence_of(entry, sequences), classes, masks.get(entry.id)),
-            split_of(entry),
-            entry.where,
-        )
-        for entry in labelled.values()
-    ]
+    masks = files.fasta(mask) if mask else None
+    return [_record(entry, sequence_of(entry, sequences), classes, masks) for entry in labelled.values()]
+
+
+def _record(entry: Entry, sequence: Entry, classes: Mapping[str, int], masks: Mapping[str, Entry] | None) -> Record:
+    named = f"{entry.where}: {entry.id!r}"
+    if masks is not None and entry.id not in masks:
+        raise InputError(f"{named} has no mask. Add it to the mask file, with 1 for each residue that has a label.")
+    found = [(masks[entry.id].text, f"{masks[entry.id].where}: {entry.id!r}")] if masks is not None else []
+    target = residue_targets(entry.text, len(sequence.text), classes, named, found)
+    return Record(entry.id, sequence.text, target, split_of(entry), entry.where)
 
 
 def sequence_of(entry: Entry, sequences: Mapping[str, Entry]) -> Entry:
@@ -95,22 +101,6 @@ def named_split(chosen: str, validation: str, where: str) -> Split:
             f"{where}: set {chosen!r}, validation {validation!r}. The set is train or test, validation True or False."
         )
     return "test" if chosen.lower() == "test" else "valid" if validation.lower() == "true" else "train"
-
-
-def _targets(entry: Entry, sequence: Entry, classes: Mapping[str, int], mask: Entry | None) -> np.ndarray:
-    for side, what in ((entry, "labels"), (mask, "mask values")):
-        if side is not None and len(side.text) != len(sequence.text):
-            raise InputError(
-                f"{side.where}: {entry.id!r} has {len(sequence.text)} residues but {len(side.text)} {what}."
-            )
-    unknown = sorted(set(entry.text).difference(classes))
-    if unknown:
-        at = entry.text.index(unknown[0]) + 1
-        raise InputError(f"{entry.where}: label {unknown[0]!r} at position {at}; known are {', '.join(classes)}.")
-    target = np.array([classes[letter] for letter in entry.text], dtype=np.int64)
-    if mask is not None:
-        target[np.array(list(mask.text)) == "0"] = IGNORE
-    return target
 
 
 def read_regression_split(files: FlipFiles, member: str) -> list[Record]:

@@ -57,8 +57,8 @@ class Source:
         missing = next((s for s, path in found.items() if path is None and s not in self.optional), None)
         if missing is not None:
             raise InputError(
-                f"{folder / self.folder} holds none of {', '.join(self.names[missing])}. Put one there, set data.dir "
-                "or PLMFT_DATA to the folder that has it, or leave both out to download."
+                f"{folder / self.folder} holds none of {', '.join(self.names[missing])}. Put one there, or set "
+                f"data.dir or PLMFT_DATA to the folder that has it{self._or_download}."
             )
         return {split: path for split, path in found.items() if path is not None}
 
@@ -66,13 +66,17 @@ class Source:
         if not folder.is_dir():
             raise InputError(
                 f"The data folder {folder} {'is not a folder' if folder.exists() else 'does not exist'}. "
-                "Set data.dir or PLMFT_DATA to the right one, or leave both out to download."
+                f"Set data.dir or PLMFT_DATA to the right one{self._or_download}."
             )
         for parent in (folder / self.folder, folder):
             for name in names:
                 if (parent / name).is_file():
                     return parent / name
         return None
+
+    @property
+    def _or_download(self) -> str:
+        return ", or leave both out to download" if self.remote else ""
 
 
 SEQUENCE_COLUMNS = ("primary", "seq", "sequence")
@@ -149,13 +153,16 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, int, Mapping]]:
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, int, Mapping]]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
-    if reader.fieldnames is None:
-        raise InputError(f"{path}: the file is empty.")
-    for number, row in enumerate(reader):
-        where = f"{path}, line {reader.line_num}"
-        if None in row or None in row.values():
-            raise InputError(f"{where}: {'more' if None in row else 'fewer'} fields than the header names.")
-        yield where, number, row
+    try:
+        if reader.fieldnames is None:
+            raise InputError(f"{path}: the file is empty.")
+        for number, row in enumerate(reader):
+            where = f"{path}, line {reader.line_num}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: {'more' if None in row else 'fewer'} fields than the header names.")
+            yield where, number, row
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.reader.line_num}: not readable as CSV ({error}). Correct the line.") from None
 
 
 def read_text(path: Path) -> str:

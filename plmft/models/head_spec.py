@@ -35,6 +35,8 @@ class SequenceHead:
     positions: tuple[Annotated[int, Gt(0)], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.positions is not None:  # a list where it comes from a config
+            object.__setattr__(self, "positions", tuple(self.positions))
         if self.positions is None and self.pooling == "concat":
             raise InputError("task.head.pooling=concat: set task.head.positions to the residues to put side by side.")
         if self.positions is not None and self.pooling == "cls":

@@ -43,7 +43,13 @@ def _sum(weights_T: Tensor, batch: PackedBatch) -> Tensor:
 
 
 def at_positions(vectors_TD: Tensor, batch: PackedBatch, positions: Sequence[int]) -> tuple[Tensor, PackedBatch]:
-    """(N x P, D) vectors of the residues at P positions, counted from 1, and a batch that holds these alone."""
+    """(N x P, D) vectors of the residues at P positions, counted from 1, and a batch that holds these alone.
+
+    Raises: ValueError: a sequence ends before a position; what stands there is a neighbour's.
+    """
+    shortest = min(batch.lengths) - batch.specials // len(batch.lengths)
+    if shortest < max(positions):
+        raise ValueError(f"a sequence has {shortest} residues, but residue {max(positions)} is asked for.")
     first_N = batch.cu_seqlens[:-1].long()
     before = int((~batch.is_residue[: batch.lengths[0]]).int().argmin())  # special tokens before the first residue
     offsets_P = torch.tensor(positions, device=vectors_TD.device) - 1 + before

@@ -64,6 +64,11 @@ def test_a_bad_file_is_refused(tmp_path: Path, name: str, content: bytes | str, 
     assert str(tmp_path / name) in str(error.value)
 
 
+def test_a_field_that_csv_refuses_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"line 3: not readable as CSV \(field larger than field limit"):
+        read(write(tmp_path / "a.csv", f"seq,label\nMKV,1\n{'A' * 200_000},1\n"))
+
+
 def source() -> Source:
     splits = ("train", "valid", "test")
     return Source(
@@ -78,7 +83,7 @@ def test_the_users_folder_is_searched_first_and_never_replaced(tmp_path: Path) -
     for split in ("train", "valid"):
         (tmp_path / "demo").mkdir(exist_ok=True)
         write(tmp_path / "demo" / f"{split}.csv", "")
-    with pytest.raises(InputError, match=r"holds none of test\.json, test\.csv"):
+    with pytest.raises(InputError, match=r"holds none of test\.json, test\.csv.*, or leave both out to download\.$"):
         source().paths(place)
     write(tmp_path / "test.json", "")  # the files may also lie in the named folder itself
     assert source().paths(place)["test"] == tmp_path / "test.json"
@@ -90,6 +95,27 @@ def test_a_missing_or_wrong_folder_is_named(tmp_path: Path) -> None:
         source().paths(DataPlace(tmp_path / "nowhere", tmp_path))
     with pytest.raises(InputError, match="is not a folder"):
         source().paths(DataPlace(write(tmp_path / "file", ""), tmp_path))
+
+
+def test_optional_files_may_be_absent_and_are_not_asked_for(tmp_path: Path) -> None:
+    names = {"train": ("train.csv",), "test_more": ("more.csv",)}
+    local = Source("demo", names, {}, optional=("test_more",))
+    with pytest.raises(InputError) as error:
+        local.paths(DataPlace(None, tmp_path))
+    assert str(error.value) == (
+        "demo: the data can't be downloaded. Put train.csv into a folder demo, and set data.dir or PLMFT_DATA to the "
+        "folder above it."
+    )
+    with pytest.raises(InputError) as error:
+        local.paths(DataPlace(tmp_path, tmp_path))
+    assert str(error.value) == (
+        f"{tmp_path / 'demo'} holds none of train.csv. Put one there, or set data.dir or PLMFT_DATA to the folder that "
+        "has it."
+    )
+    write(tmp_path / "train.csv", "")
+    assert local.paths(DataPlace(tmp_path, tmp_path)) == {"train": tmp_path / "train.csv"}
+    write(tmp_path / "more.csv", "")
+    assert set(local.paths(DataPlace(tmp_path, tmp_path))) == {"train", "test_more"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
