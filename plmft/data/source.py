@@ -162,7 +162,9 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, int, Mapping]]:
                 raise InputError(f"{where}: {'more' if None in row else 'fewer'} fields than the header names.")
             yield where, number, row
     except csv.Error as error:
-        raise InputError(f"{path}, line {reader.reader.line_num}: not readable as CSV ({error}). Correct the line.") from None
+        raise InputError(
+            f"{path}, line {reader.reader.line_num}: not readable as CSV ({error}). Correct the line."
+        ) from None
 
 
 def read_text(path: Path) -> str:
