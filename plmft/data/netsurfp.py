@@ -1,7 +1,7 @@
 """NetSurfP-2.0's chains (Klausen et al. 2019) as CSV, as ProtTrans published them (Elnaggar et al. 2022).
 
 Columns input, dssp3, dssp8, disorder and cb513_mask, where letters may stand apart and values of a mask do. NetSurfP
-defines disorder as 1 where the structure is resolved, and the last mask for CB513 alone. Some 2 s for 10,848 chains.
+defines disorder as 1 where the structure is resolved, and the last mask for CB513 alone. Some 1 s for 10,848 chains.
 """
 
 from collections.abc import Iterator

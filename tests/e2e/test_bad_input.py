@@ -34,7 +34,7 @@ RANDOM = ("model=esm2_tiny", "task=fluorescence")
         ("hardware.precision=fp7", ["hardware.precision=fp7", "'auto', 'bf16' or 'fp32'"]),
         ("hardware.tokens_per_batch=0", ["hardware.tokens_per_batch=0"]),
         ("limit.train=0", ["limit.train=0: must be greater than 0"]),
-        ("data.length_policy=cut", ["data.length_policy=cut", "'refuse' or 'crop'"]),
+        ("data.length_policy=cut", ["data.length_policy=cut", "'refuse', 'crop' or 'window'"]),
         ("model.init=zeros", ["model.init=zeros", "'pretrained' or 'random'"]),
         ("model.heads=3", ["model.width=320", "model.heads=3"]),
         ("tracking.uri=ftp://x", ["tracking.uri=ftp://x is no MLflow store", "sqlite:///FILE"]),

@@ -91,7 +91,7 @@ def test_a_disk_that_a_checkpoint_fills(
 
     ended, files = filled(run, tmp_path, kib)
     ended.refused("No space left on device", "What was written before is kept", "Make room")
-    assert files == [*checkpoints, "config.yaml"]
+    assert files == [*checkpoints, "config.yaml", "leaks.csv"]
 
 
 @pytest.mark.parametrize("kib", [2400, 3600], ids=["the tuned model", "its copy in the store"])
@@ -111,7 +111,7 @@ def test_a_disk_that_the_model_fills(
 def test_a_disk_that_fills_in_a_process_of_its_own(tmp_path: Path) -> None:
     ended, files = filled(lambda runs: run_apart(runs, *TINY, "tuning=full"), tmp_path, 2600)
     ended.refused("No space left on device", "Make room")
-    assert files == ["config.yaml"]
+    assert files == ["config.yaml", "leaks.csv"]
 
 
 def test_a_server_that_is_away(command: Callable, runs: Path) -> None:

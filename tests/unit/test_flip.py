@@ -120,10 +120,11 @@ def test_a_zip_that_is_damaged_or_locked(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=words):
             FlipFiles.open(tmp_path / name)
-    at = whole.index(b"splits/sampled.fasta") + len(b"splits/sampled.fasta") + 5  # in the deflated text
-    (tmp_path / "flipped.zip").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-    with pytest.raises(InputError, match=r"flipped\.zip: sampled\.fasta is damaged .*\. Get the file again"):
-        read(tmp_path / "flipped.zip")
+    at = whole.index(b"splits/sampled.fasta") + len(b"splits/sampled.fasta")  # where its deflated text begins
+    for place, byte in ((at, 0x07), (at + 5, whole[at + 5] ^ 0xFF)):  # no deflate at all; another text
+        (tmp_path / "flipped.zip").write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+        with pytest.raises(InputError, match=r"flipped\.zip: sampled\.fasta is damaged .*\. Get the file again"):
+            read(tmp_path / "flipped.zip")
     locked = bytearray(whole)
     for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = -1
