@@ -147,19 +147,20 @@ def _hopeful(
 ) -> np.ndarray:
     """(P,) bool: pairs that share a third of the words of 4 residues that are expected at the identity, or more.
 
-    At 90 % none is lost, for that needs fewer edits than are allowed there; unrelated pairs are, almost all.
+    At 90 % none is lost, unless half of a sequence repeats itself: so few edits leave more words whole. Unrelated pairs
+    are lost, almost all. Different words are counted, of the sequence that has fewer.
     """
     used, which = np.unique(np.concatenate((query, target + len(queries))), return_inverse=True)
     sequences = [queries[i] if i < len(queries) else targets[i - len(queries)] for i in used]
     words, owners = _words(sequences, SHORT_WORD)
     column = np.cumsum(np.diff(words, prepend=-1) != 0) - 1
     table = sparse.csr_matrix((np.ones(len(words), np.int32), (owners, column)), shape=(len(sequences), len(words)))
-    sizes = np.array([min(len(queries[q]), len(targets[t])) for q, t in zip(query, target, strict=True)])
-    left, right = which[: len(query)], which[len(query) :]
+    sizes, left, right = np.diff(table.indptr), which[: len(query)], which[len(query) :]
+    fewer = np.minimum(sizes[left], sizes[right])
     shared = np.zeros(len(query))
-    for part in np.array_split(np.arange(len(query)), 1 + int(sizes.sum()) // CHUNK):
+    for part in np.array_split(np.arange(len(query)), 1 + int(fewer.sum()) // CHUNK):
         shared[part] = np.asarray(table[left[part]].multiply(table[right[part]]).sum(axis=1)).ravel()
-    return shared >= (sizes - SHORT_WORD + 1) * at_least**SHORT_WORD / 3
+    return shared >= fewer * at_least**SHORT_WORD / 3
 
 
 def _without_gaps(queries: Sequence[str], targets: Sequence[str], query: np.ndarray, target: np.ndarray) -> np.ndarray:

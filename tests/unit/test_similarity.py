@@ -91,6 +91,12 @@ def test_at_ninety_percent_no_pair_is_left_out(rng) -> None:
     np.testing.assert_allclose(found, [p if p >= 0.9 else g if g >= 0.9 else np.nan for g, p in wanted])
 
 
+def test_repeats_are_no_obstacle() -> None:
+    pair = ["AQ" * 30, "AQ" * 28 + "A"]
+    assert identities(pair, pair, np.array([0]), np.array([1]), at_least=0.9)[0] == 1
+    assert cluster(pair, identity=0.9, engine="kmers").labels.tolist() == [0, 0]
+
+
 def test_identity_has_no_direction_and_a_bound() -> None:
     assert identity("MKVLAAGWCD", "MKVLAAGWCD") == 1
     assert identity("MKVLAAGWCD", "HHHMKVLAAGWCDHH") == 1  # the overhang is not counted
