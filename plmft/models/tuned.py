@@ -139,7 +139,9 @@ class Tuned:
                 raise InputError(f"Sequence {number} has {len(text)} residues; the model takes {context}.")
             last = max(getattr(self.description.head, "positions", None) or (0,))
             if len(text) < last:
-                raise InputError(f"Sequence {number} has {len(text)} residues; the model's head looks at residue {last}.")
+                raise InputError(
+                    f"Sequence {number} has {len(text)} residues; the model's head looks at residue {last}."
+                )
         targets = {
             "sequence_regression": 0.0,
             "sequence_multilabel": np.zeros(len(self.description.classes), np.int8),

@@ -94,7 +94,7 @@ def locate(spec: Spec) -> Located:
     """
     given = [f"model.{key}={value}" for key in ("path", "checkpoint") if (value := getattr(spec, key))]
     given += ["model.init=random"] if spec.init == "random" else []
-    if len(given) > 1 and spec.family != "onehot_cnn":
+    if len(given) > 1 and not spec.from_scratch:
         raise InputError(f"{' and '.join(given)} exclude each other. Leave one: each says where the weights come from.")
     if spec.init == "random":
         if isinstance(spec, TransformerSpec):

@@ -7,6 +7,8 @@ from rich.console import Console
 
 from plmft.data.leaks import LeakReport
 from plmft.data.records import DataSet
+from plmft.models.direct_spec import DirectSpec
+from plmft.models.spec import Spec
 from plmft.models.weights import Located
 from plmft.training.hardware import Device
 
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
     from plmft.training.job import Job
 
 
-def weights_named(located: Located) -> str:
+def weights_named(model: Spec | DirectSpec, located: Located) -> str:
     """As the user is told."""
+    if isinstance(model, DirectSpec):
+        return "fitted directly"
     return "random weights" if located.source == "random" else f"weights: {located.source}"
 
 
@@ -41,7 +45,7 @@ def say_beginning(
     if dataset.windowed:
         say(f"Read in windows of {job.model.context} residues: {_by_split(dataset.windowed)}")
     where = device.name or "CPU"
-    say(f"{job.model.name}: {weights_named(located)}; {job.tuning.name}; {where}, {device.precision}")
+    say(f"{job.model.name}: {weights_named(job.model, located)}; {job.tuning.name}; {where}, {device.precision}")
 
 
 def counts_of(dataset: DataSet, leaks: LeakReport | None) -> dict[str, float]:

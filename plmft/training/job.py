@@ -21,6 +21,7 @@ from plmft.data.leaks import LeakReport, leak_report
 from plmft.data.options import Data, Limit
 from plmft.data.records import DataSet, build_dataset, fit_to_context, limit
 from plmft.data.task import Loaded, Task
+from plmft.models.direct_spec import DirectSpec
 from plmft.models.loss_spec import Loss
 from plmft.models.spec import Spec
 from plmft.models.tuning import Tuning
@@ -44,7 +45,7 @@ RESERVE_BYTES = 1 << 20
 class Job:
     """The parts of one run, and the config that they were made from."""
 
-    model: Spec
+    model: Spec | DirectSpec
     task: Task
     tuning: Tuning
     loss: Loss
@@ -87,7 +88,7 @@ class Job:
                 self._record_beginning(tracked, dataset, leaks, learner, folder)
                 result = learner.learn(folder, tracked.metrics, console)
                 outcome = record(self, learner, dataset, leaks, located, result, folder, tracked)
-        title = f"{self.model.name} ({weights_named(located)}), {self.tuning.name}: {self.task.name}"
+        title = f"{self.model.name} ({weights_named(self.model, located)}), {self.tuning.name}: {self.task.name}"
         show(console, self.task, title, outcome)
         console.print(f"Files: {folder}\nCompare runs: {tracked.url_hint}", highlight=False, soft_wrap=True)
         return outcome.metrics.get(f"test/{self.task.primary_metric}")

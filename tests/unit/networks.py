@@ -7,11 +7,12 @@ from transformers import BertConfig, BertModel, EsmConfig, EsmModel
 from plmft.data.packing import EncodedSplit, PackedBatch
 from plmft.data.records import Record
 from plmft.models.backbone import BertBackbone, EsmBackbone, OneHotCnn
+from plmft.models.scratch import OneHotBiLstm, OneHotResNet
 from plmft.models.tokenizer import ESM, ONEHOT, PROTBERT, Tokenizer
 from tests.conftest import random_sequence
 
-FAMILIES = ("esm2", "esm1b", "bert", "onehot_cnn")
-TOKENIZERS: dict[str, Tokenizer] = {"esm2": ESM, "esm1b": ESM, "bert": PROTBERT, "onehot_cnn": ONEHOT}
+FAMILIES = ("esm2", "esm1b", "bert", "onehot_cnn", "onehot_resnet", "onehot_bilstm")
+TOKENIZERS: dict[str, Tokenizer] = {"esm2": ESM, "esm1b": ESM, "bert": PROTBERT} | dict.fromkeys(FAMILIES[3:], ONEHOT)
 CONTEXT = 60  # residues that the small models with a position table can take
 
 
@@ -20,6 +21,10 @@ def backbone(family: str) -> torch.nn.Module:
     torch.manual_seed(0)
     if family == "onehot_cnn":
         return OneHotCnn(21, channels=16, kernel=5, layers=2)
+    if family == "onehot_resnet":
+        return OneHotResNet(21, channels=16, kernel=3, layers=2, dilation=2)
+    if family == "onehot_bilstm":
+        return OneHotBiLstm(21, hidden=8, layers=2)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
     wide = {"initializer_range": 0.2}
     if family == "bert":
