@@ -86,7 +86,11 @@ JSON = [{"primary": "MKV", "log_fluorescence": [1.5]}]
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("fluorescence_valid.json.gz", gzip.compress(json.dumps(JSON * 50).encode())[:-12], ["damaged or cut short"]),
+        (
+            "fluorescence_valid.json.gz",
+            gzip.compress(json.dumps(JSON * 50).encode(), mtime=0)[:-12],
+            ["damaged or cut short"],
+        ),
         ("fluorescence_valid.json.gz", b"<html>", ["damaged or cut short", "Get it again"]),
         ("fluorescence_valid.json", b'[{"primary": "MKV",', ["not valid JSON at line 1"]),
         ("fluorescence_valid.json", b'{"primary": "MKV"}', ["a JSON list of records is expected, not dict"]),
