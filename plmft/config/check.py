@@ -105,10 +105,12 @@ def closest(word: str, known: Sequence[str]) -> str:
 
 
 def _check_rules(config: Mapping[str, Any]) -> Iterator[str]:
-    model, tuning = config["model"], config["tuning"][TARGET].rpartition(".")[2]
-    if find_target(model[TARGET]).from_scratch and tuning != "Full":
-        yield f"tuning={tuning.lower()}: {model['name']} has no pretrained weights to keep. Set tuning=full."
-    if config["task"]["head"].get("normalize") and config["batch_size"] == 1 and tuning != "NoTuning":
+    model, tuning = config["model"], find_target(config["tuning"][TARGET]).name
+    if find_target(model[TARGET]).from_scratch and tuning == "none":
+        yield f"model={model['name']}: it is no language model, which tuning=none scores. Choose ESM-2 or ProtBERT."
+    elif find_target(model[TARGET]).from_scratch and tuning != "full":
+        yield f"tuning={tuning}: {model['name']} has no pretrained weights to keep. Set tuning=full."
+    if config["task"]["head"].get("normalize") and config["batch_size"] == 1 and tuning != "none":
         yield "batch_size=1: one sequence can't be normalised. Set a larger one, or task.head.normalize=false."
     if model.get("checkpoint") and model.get("path"):
         yield "model.path and model.checkpoint are both set. Leave one out."

@@ -95,12 +95,12 @@ def numbers(cells: Cells, delimiter: str) -> tuple[list[float], list[str]]:
     Raises: InputError: not a number, or not finite.
     """
     texts, notes = [text.strip() for text in cells.texts], []
-    with_comma = any("," in text for text in texts)
-    if with_comma and all(map(COMMA.fullmatch, texts)):
+    with_comma = any("," in text and COMMA.fullmatch(text) for text in texts)
+    if with_comma and not any("." in text and POINT.fullmatch(text) for text in texts):
         if delimiter != ";" and all(THOUSANDS.fullmatch(text) for text in texts if "," in text):
             row = next(row for row, text in enumerate(texts) if "," in text)
             raise cells.bad(row, f"{texts[row]!r} may mean thousands or a decimal comma. Write a decimal point.")
-        texts = [text.replace(",", ".") for text in texts]
+        texts = [text.replace(",", ".") if COMMA.fullmatch(text) else text for text in texts]
         notes.append(f"Column {cells.column!r}: decimal commas.")
     values = []
     for row, text in enumerate(texts):

@@ -41,6 +41,7 @@ from plmft.models.weights import Located, locate, save_network, write_tensors
 from plmft.models.windows import Windows
 
 LAYOUT = 1
+LEAST = 9  # validation records that a 90 % interval needs
 PEFT_PREFIX = "base_model.model."
 
 
@@ -89,29 +90,35 @@ class Tuned:
         Raises: InputError: the task is no regression, its validation split was too small, and as predict.
         """
         if self.description.kind != "sequence_regression" or self.confidence is None:
-            raise InputError(f"The model of {self.description.task} has no intervals: see calibrated.")
+            raise InputError(self._without("intervals, which need a regression"))
         found = self._predicted(sequences, None, tokens_per_batch)
         return [(float(value), *self.confidence.apply(value)) for value in found]
 
     def calibrated(
         self, sequences: Sequence[str], partners: Sequence[str] | None = None, tokens_per_batch: int = 4096
     ) -> list[np.ndarray]:
-        """(C,) or (L, C) probabilities for each sequence, with the temperature fitted to the validation split.
+        """(C,) or (L, C) probabilities for each sequence, with the temperature fitted to the validation split. Columns
+        are in the order of `description.classes`.
 
         Raises: InputError: the task has no classes, its validation split was too small, and as predict.
         """
         if self.confidence is None or self.confidence.temperature is None:
-            raise InputError(f"The model of {self.description.task} has no calibrated probabilities.")
+            raise InputError(self._without("calibrated probabilities, which need classes"))
         found = self._predicted(sequences, partners, tokens_per_batch)
         return [self.confidence.apply(probabilities) for probabilities in found]
+
+    def _without(self, what: str) -> str:
+        return f"The model of {self.description.task} has no {what} and {LEAST} labelled validation records."
 
     def _predicted(
         self, sequences: Sequence[str], partners: Sequence[str] | None, tokens_per_batch: int
     ) -> list[np.ndarray]:
         kind = self.description.kind
         if (kind == "pair_classification") != (partners is not None):
-            wanted = "needs a partner for each sequence" if partners is None else "takes no partners"
+            wanted = "needs a partner for each sequence: a second list" if partners is None else "takes no partners"
             raise InputError(f"The model was tuned on {self.description.task}, which {wanted}.")
+        if isinstance(sequences, str) or (partners is not None and len(partners) != len(sequences)):
+            raise InputError("Give a list of sequences, and for pairs a list of partners that is as long.")
         pairs = zip(sequences, partners or [""] * len(sequences), strict=True)
         records = [self._record(i, sequence, partner) for i, (sequence, partner) in enumerate(pairs)]
         return self.predict_records(records, tokens_per_batch)
@@ -133,8 +140,14 @@ class Tuned:
         context, kind = self.description.spec.context, self.description.kind
         pair = kind == "pair_classification"
         for text in (sequence, partner) if pair else (sequence,):
-            if not text or not LETTERS.issuperset(text):
-                raise InputError(f"Sequence {number} is {text!r:.60}. Allowed letters: {''.join(sorted(LETTERS))}.")
+            if not isinstance(text, str) or not text:
+                raise InputError(f"Sequence {number} is {text!r:.60}. It must be a text of at least one residue.")
+            wrong = next(((at, c) for at, c in enumerate(text, 1) if c not in LETTERS), None)
+            if wrong is not None:
+                raise InputError(
+                    f"Sequence {number} has {wrong[1]!r} at position {wrong[0]}, which is no amino acid. Allowed are "
+                    f"{''.join(sorted(LETTERS))}, in upper case."
+                )
             if context is not None and len(text) > context and not self.description.windows:
                 raise InputError(f"Sequence {number} has {len(text)} residues; the model takes {context}.")
             last = max(getattr(self.description.head, "positions", None) or (0,))
@@ -182,11 +195,12 @@ def save(
         (folder / "confidence.json").write_text(json.dumps(confidence.to_dict(), indent=2) + "\n")
 
 
-def load(folder: Path, device: str = "cpu") -> Tuned:
+def load(folder: Path | str, device: str = "cpu") -> Tuned:
     """Build a saved model again.
 
     Raises: InputError: the folder holds no tuned model, one of another layout, or the base can't be had.
     """
+    folder = Path(folder)
     file = folder / "plmft.json"
     if not file.is_file():
         raise InputError(f"{folder} holds no tuned model (no plmft.json). Name the folder `model` of a run.")

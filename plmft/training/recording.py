@@ -50,8 +50,13 @@ def record(
         init=job.model.init,
         subset=dataset.subset,
     )
-    lines = () if job.task.synthetic else comparison.lines()
-    outcome = Outcome(metrics, cost, notes, result.notes, lines)
+    outcome = Outcome(
+        metrics,
+        cost,
+        notes,
+        [*result.notes, *_absent(job, learner, result, confidence)],
+        () if job.task.synthetic else comparison.lines(),
+    )
     if comparison.rows:
         comparison.write_csv(folder / "published.csv")
         tracked.artifact(folder / "published.csv")
@@ -81,6 +86,16 @@ def record(
     write_summary(folder / "summary.json", about, outcome)
     tracked.artifact(folder / "summary.json")
     return outcome
+
+
+def _absent(job: "Job", learner: Learner, result: Result, confidence: Confidence | None) -> list[str]:
+    """What a user would look for and not find, and why."""
+    lines = []
+    if learner.predictor is None:
+        lines.append("No tuned model is saved: nothing was trained that could not be fitted again in the same time.")
+    if confidence is None and result.valid is not None and job.task.kind != "contacts":
+        lines.append(f"No interval or calibration: {len(result.valid)} validation records are too few (9 are needed).")
+    return lines
 
 
 def _confidence(job: "Job", dataset: DataSet, result: Result) -> Confidence | None:

@@ -28,7 +28,14 @@ ENDLESS = (*SMALL, "optim.epochs=100000", "optim.patience=null")
 def stop(runs: Path, number: signal.Signals, when: Callable[[Path], bool]) -> Ended:
     """Start an endless run, send it the signal once `when` is true of its runs folder, and wait for its end."""
     process = subprocess.Popen(
-        arguments(*ENDLESS), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(runs)
+        arguments(*ENDLESS),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(runs),
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background job ignores it
     )
     try:
         deadline = time.monotonic() + TIMEOUT_S

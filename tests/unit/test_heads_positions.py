@@ -82,8 +82,7 @@ def test_side_by_side_tells_which_site_is_which() -> None:
 def test_packed_is_one_at_a_time(family: str, pooling: str, rng: np.random.Generator) -> None:
     split, batch = packed(rng, family, LENGTHS)
     model = backbone(family)
-    width = 16 if family == "onehot_cnn" else 32
-    predictor = Predictor(model, head(pooling).build(width, 1, KIND), KIND).eval()
+    predictor = Predictor(model, head(pooling).build(model.width, 1, KIND), KIND).eval()
     alone = [predictor(split.pack(np.array([i]))) for i in range(3)]
     torch.testing.assert_close(predictor(batch), torch.cat(alone), rtol=1e-5, atol=1e-6)
 
