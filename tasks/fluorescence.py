@@ -4,8 +4,7 @@ Train and validation hold variants with up to 3 mutations, test those with 4 to 
 Spearman over both can hide that nothing is known inside the bright one, so each is scored apart too.
 """
 
-from plmft.data.source import read_regression
-from plmft.data.tape import tape_source
+from plmft.data.tape import read_tape_regression, tape_source
 from plmft.data.task import DataPlace, Loaded, Subset, Task
 from plmft.models.head_spec import SequenceHead
 
@@ -26,10 +25,7 @@ SOURCE = tape_source(
 
 def read(place: DataPlace) -> Loaded:
     """All records of the three splits."""
-    paths = SOURCE.paths(place)
-    columns = ("log_fluorescence", "label", "score")
-    records = [r for split, path in paths.items() for r in read_regression(path, split, columns)]
-    return Loaded(records, str(paths["train"].parent))
+    return read_tape_regression(SOURCE, place, ("log_fluorescence", "label", "score"))
 
 
 def fluorescence(head: SequenceHead) -> Task:

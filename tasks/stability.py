@@ -4,8 +4,7 @@ Train and validation hold four rounds of design, test the neighbours of 17 of th
 validation split have 50 residues, those of the test 43 to 46; 26 test sequences stand in train, too, with other labels.
 """
 
-from plmft.data.source import read_regression
-from plmft.data.tape import tape_source
+from plmft.data.tape import read_tape_regression, tape_source
 from plmft.data.task import DataPlace, Loaded, Task
 from plmft.models.head_spec import SequenceHead
 
@@ -32,10 +31,7 @@ SOURCE = tape_source(
 
 def read(place: DataPlace) -> Loaded:
     """53,614 / 2,512 / 12,851 designs."""
-    paths = SOURCE.paths(place)
-    columns = ("stability_score", "label", "score")
-    records = [r for split, path in paths.items() for r in read_regression(path, split, columns)]
-    return Loaded(records, str(paths["train"].parent))
+    return read_tape_regression(SOURCE, place, ("stability_score", "label", "score"))
 
 
 def stability(head: SequenceHead) -> Task:

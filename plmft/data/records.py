@@ -6,6 +6,7 @@ Every rule is checked for every record; the first offence ends the run with file
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -78,7 +79,7 @@ class DataSet:
         """The test splits: `test`, and further ones."""
         return {s: records for s, records in self.splits.items() if s not in ("train", "valid") and records}
 
-    @property
+    @cached_property
     def unlabelled(self) -> dict[Split, int]:
         """Residues (or sequences) without a label, by split, where there are any."""
         counts = {split: sum(map(_unlabelled, records)) for split, records in self.splits.items()}

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from plmft.data.download import RemoteFile
 from plmft.data.records import SPLITS, Split
-from plmft.data.source import Source
+from plmft.data.source import Source, read_regression
+from plmft.data.task import DataPlace, Loaded
 
 COMMIT = (
     "https://raw.githubusercontent.com/technion-cs-nlp/BiologicalTokenizers/ac7ab322701ddb41c707662f4ed9a9cfd29def12"
@@ -33,3 +34,10 @@ def tape_source(
         },
         optional=further,
     )
+
+
+def read_tape_regression(source: Source, place: DataPlace, columns: tuple[str, ...]) -> Loaded:
+    """All records of a regression; `columns` are the names that the target may have, best first."""
+    paths = source.paths(place)
+    records = [r for split, path in paths.items() for r in read_regression(path, split, columns)]
+    return Loaded(records, str(paths["train"].parent))

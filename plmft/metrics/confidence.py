@@ -34,6 +34,8 @@ from plmft.metrics.regression import paired
 
 Values = np.ndarray | Sequence[Any]
 CONFORMAL_CLASSES: tuple[Kind, ...] = ("sequence_classification", "pair_classification")
+LEVEL = 0.9
+LEAST_RECORDS = 9  # labelled validation records that an interval at LEVEL needs; a test holds it to `rank`
 KINDS: tuple[Kind, ...] = (
     "sequence_regression",
     *CONFORMAL_CLASSES,
@@ -126,7 +128,7 @@ class Confidence:
         return cls(**values)
 
 
-def fit_confidence(kind: Kind, predicted: Values, measured: Values, level: float = 0.9) -> Confidence | None:
+def fit_confidence(kind: Kind, predicted: Values, measured: Values, level: float = LEVEL) -> Confidence | None:
     """Learn from validation records how far to trust predictions of the same model.
 
     Args:

@@ -29,19 +29,19 @@ from plmft import InputError
 from plmft.data.packing import EncodedSplit
 from plmft.data.records import IGNORE, LETTERS, Record
 from plmft.data.sampler import EvaluationBatches
-from plmft.metrics.confidence import Confidence
+from plmft.metrics.confidence import LEAST_RECORDS, Confidence
 from plmft.models.backbone import TransformerBackbone
 from plmft.models.build import build_predictor
 from plmft.models.decisions import decided, likeliest_contacts, named
 from plmft.models.head_spec import Head
 from plmft.models.predictor import Predictor
 from plmft.models.spec import Spec
+from plmft.models.tensors import write_tensors
 from plmft.models.tuning import LoRA, Tuning
-from plmft.models.weights import Located, locate, save_network, write_tensors
+from plmft.models.weights import Located, locate, save_network
 from plmft.models.windows import Windows
 
 LAYOUT = 1
-LEAST = 9  # validation records that a 90 % interval needs
 PEFT_PREFIX = "base_model.model."
 
 
@@ -108,7 +108,7 @@ class Tuned:
         return [self.confidence.apply(probabilities) for probabilities in found]
 
     def _without(self, what: str) -> str:
-        return f"The model of {self.description.task} has no {what} and {LEAST} labelled validation records."
+        return f"The model of {self.description.task} has no {what} and {LEAST_RECORDS} labelled validation records."
 
     def _predicted(
         self, sequences: Sequence[str], partners: Sequence[str] | None, tokens_per_batch: int

@@ -9,7 +9,6 @@ import copy
 import hashlib
 import json
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BertConfig, BertModel, EsmConfig, EsmModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as hf_logging
@@ -28,6 +27,7 @@ from plmft.models.fair_esm import read_fair_esm
 from plmft.models.hub import CONFIG, fetch, weight_files
 from plmft.models.pickles import read_tensors
 from plmft.models.spec import PUBLISHED, Spec, TransformerSpec
+from plmft.models.tensors import write_tensors
 
 WEIGHTS = "model.safetensors"
 LAYER_NORM_EPS = {"esm2": 1e-5, "esm1b": 1e-5, "bert": 1e-12}
@@ -157,23 +157,6 @@ def save_network(network: PreTrainedModel, folder: Path) -> None:
     write_tensors(state, half_written)
     (folder / CONFIG).write_text(config.to_json_string())
     os.replace(half_written, folder / WEIGHTS)
-
-
-def write_tensors(state: dict[str, Tensor], file: Path) -> None:
-    """Write a safetensors file.
-
-    Raises: RuntimeError: an empty tensor. OSError: no room, or no right to write; safetensors tells it as text alone.
-    """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    empty = [name for name, tensor in tensors.items() if tensor.numel() == 0]
-    if empty:
-        raise RuntimeError(f"{empty[0]} and {len(empty) - 1} more are empty: gather the weights before they are saved.")
-    try:
-        save_file(tensors, file, metadata={"format": "pt"})
-    except SafetensorError as error:
-        if found := re.search(r"os error (\d+)", str(error)):
-            raise OSError(int(found[1]), os.strerror(int(found[1])), str(file)) from error
-        raise
 
 
 def _locate_fair_esm(spec: TransformerSpec, path: Path) -> Located:

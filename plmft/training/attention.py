@@ -13,7 +13,8 @@ from plmft.efficiency.phase import PhaseMeter
 from plmft.models.attention_regression import ContactRegression, corrected_maps, fit_contact_regression
 from plmft.models.build import build_backbone
 from plmft.models.spec import TransformerSpec
-from plmft.models.weights import Located, write_tensors
+from plmft.models.tensors import write_tensors
+from plmft.models.weights import Located
 from plmft.training.hardware import Device
 from plmft.training.phases import Phases
 from plmft.training.result import Result

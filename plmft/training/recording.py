@@ -1,11 +1,12 @@
 """What is kept of a finished run: metrics, summary.json, predictions, figures, the tuned model."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plmft.data.leaks import LeakReport
 from plmft.data.records import DataSet
-from plmft.metrics.confidence import Confidence, fit_confidence
+from plmft.metrics.confidence import KINDS, LEAST_RECORDS, Confidence, fit_confidence
 from plmft.models.tuned import Description, save
 from plmft.models.weights import Located
 from plmft.tracking.published import compare
@@ -32,37 +33,13 @@ def record(
     tracked: Run,
 ) -> Outcome:
     """Score the test splits, and keep everything in `folder` and in the tracked run."""
-    cost, notes = named_costs(result.costs)
     confidence = _confidence(job, dataset, result)
-    metrics = {
-        **counts_of(dataset, leaks),
-        **{f"model/parameters_{name}": float(n) for name, n in learner.parameters.items()},
-        **_scores(job, dataset, result, confidence),
-    }
-    if result.history is not None:
-        metrics |= {"best_step": float(result.best_step), "steps": float(result.steps)}
-    comparison = compare(
-        job.task.protocol,
-        metrics,
-        dataset.counts,
-        model=job.model.name,
-        tuning=job.tuning.name,
-        init=job.model.init,
-        subset=dataset.subset,
-    )
-    outcome = Outcome(
-        metrics,
-        cost,
-        notes,
-        [*result.notes, *_absent(job, learner, result, confidence)],
-        () if job.task.synthetic else comparison.lines(),
-    )
-    if comparison.rows:
-        comparison.write_csv(folder / "published.csv")
-        tracked.artifact(folder / "published.csv")
+    cost, notes = named_costs(result.costs)
+    metrics = _metrics(job, learner, dataset, leaks, result, confidence)
     tracked.metrics({**metrics, **cost}, result.steps)
-    energy = next(iter(result.costs.values())).energy_source
-    tracked.tags({"energy_source": energy})
+    published = _published(job, dataset, metrics, folder, tracked)
+    lines = [*result.notes, *_absent(job, learner, result, confidence)]
+    outcome = Outcome(metrics, cost, notes, lines, published)
     for split, records in dataset.tests.items():
         name = "predictions" if split == "test" else f"predictions_{split.removeprefix('test_')}"
         write_predictions(folder / f"{name}.parquet", job.task, records, result.predictions[split])
@@ -70,6 +47,15 @@ def record(
     for name, figure in figures(job.task, dataset.splits["test"], result, metrics, confidence):
         tracked.figure(figure, name)
     _save_model(job, learner, dataset, located, confidence, folder, tracked)
+    _summarise(job, dataset, located, result, outcome, folder, tracked)
+    return outcome
+
+
+def _summarise(
+    job: "Job", dataset: DataSet, located: Located, result: Result, outcome: Outcome, folder: Path, tracked: Run
+) -> None:
+    energy = next(iter(result.costs.values())).energy_source
+    tracked.tags({"energy_source": energy})
     about = {
         "run_id": tracked.id,
         "run_name": folder.name,
@@ -85,16 +71,37 @@ def record(
     }
     write_summary(folder / "summary.json", about, outcome)
     tracked.artifact(folder / "summary.json")
-    return outcome
+
+
+def _published(
+    job: "Job", dataset: DataSet, metrics: dict[str, float], folder: Path, tracked: Run
+) -> Sequence[tuple[str, str]]:
+    """Rows for the table that ends the run; published.csv is kept where there is something to compare with."""
+    if job.task.synthetic:
+        return ()
+    comparison = compare(
+        job.task.protocol,
+        metrics,
+        dataset.counts,
+        model=job.model.name,
+        tuning=job.tuning.name,
+        init=job.model.init,
+        subset=dataset.subset,
+    )
+    if comparison.rows:
+        comparison.write_csv(folder / "published.csv")
+        tracked.artifact(folder / "published.csv")
+    return comparison.lines()
 
 
 def _absent(job: "Job", learner: Learner, result: Result, confidence: Confidence | None) -> list[str]:
     """What a user would look for and not find, and why."""
     lines = []
     if learner.predictor is None:
-        lines.append("No tuned model is saved: nothing was trained that could not be fitted again in the same time.")
-    if confidence is None and result.valid is not None and job.task.kind != "contacts":
-        lines.append(f"No interval or calibration: {len(result.valid)} validation records are too few (9 are needed).")
+        lines.append("No tuned model is saved: this kind of run has none.")
+    if confidence is None and result.valid is not None and job.task.kind in KINDS:
+        few = f"{len(result.valid)} validation records are too few"
+        lines.append(f"No interval or calibration: {few} ({LEAST_RECORDS} with a label are needed).")
     return lines
 
 
@@ -104,8 +111,16 @@ def _confidence(job: "Job", dataset: DataSet, result: Result) -> Confidence | No
     return fit_confidence(job.task.kind, result.valid, measured(dataset.splits["valid"]))
 
 
-def _scores(job: "Job", dataset: DataSet, result: Result, confidence: Confidence | None) -> dict[str, float]:
-    metrics: dict[str, float] = {}
+def _metrics(
+    job: "Job",
+    learner: Learner,
+    dataset: DataSet,
+    leaks: LeakReport | None,
+    result: Result,
+    confidence: Confidence | None,
+) -> dict[str, float]:
+    sizes = {f"model/parameters_{name}": float(n) for name, n in learner.parameters.items()}
+    metrics = counts_of(dataset, leaks) | sizes
     for split, records in dataset.tests.items():
         metrics |= metrics_of_test(job.task, records, result.predictions[split], job.seed, split)
         if confidence is not None:
@@ -113,6 +128,8 @@ def _scores(job: "Job", dataset: DataSet, result: Result, confidence: Confidence
             metrics |= {f"{split}/{name}": value for name, value in found.items()}
     if dataset.splits["train"]:
         metrics |= baseline_metrics(job.task, dataset.splits["train"], dataset.splits["test"], job.seed)
+    if result.history is not None:
+        metrics |= {"best_step": float(result.best_step), "steps": float(result.steps)}
     return metrics
 
 

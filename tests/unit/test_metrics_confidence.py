@@ -11,9 +11,14 @@ from scipy.special import softmax
 
 from plmft.data.records import IGNORE
 from plmft.metrics.calibration import expected_calibration_error
-from plmft.metrics.confidence import Confidence, conformal_bound, fit_confidence
+from plmft.metrics.confidence import LEAST_RECORDS, LEVEL, Confidence, conformal_bound, fit_confidence, rank
 
 LEVELS = st.integers(1, 19).map(lambda twentieths: Fraction(twentieths, 20))
+
+
+def test_the_least_number_of_records_is_the_one_that_is_told() -> None:
+    assert rank(LEAST_RECORDS, LEVEL) <= LEAST_RECORDS
+    assert rank(LEAST_RECORDS - 1, LEVEL) > LEAST_RECORDS - 1
 
 
 @given(st.lists(st.integers(0, 9), min_size=0, max_size=50), LEVELS)
