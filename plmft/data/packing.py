@@ -3,26 +3,18 @@
 Costs one `cu_seqlens` a micro-step; saves all padding and leaves the random order alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from plmft.data.contacts import count_pairs
-from plmft.data.records import IGNORE, Kind, Record
-
-
-class Encoder(Protocol):
-    """What packing needs of a tokenizer: ids with special tokens, and how many stand before and after."""
-
-    prefix: tuple[int, ...]
-    suffix: tuple[int, ...]
-
-    def encode(self, sequence: str) -> np.ndarray: ...
+from plmft.data.encoding import BY_TOKEN, DTYPES, Columns, Encoder, residue_mask
+from plmft.data.records import Kind, Record
+from plmft.data.store import HeldArrays, StoredArrays, cached_arrays, collect_arrays
 
 
 @dataclass(frozen=True)
@@ -37,6 +29,7 @@ class PackedBatch:
     targets: Tensor  # by record: (R,) float32, (R,) int64, (R, C) float32; by token: (T,) int64, (T, 3) float32
     lengths: tuple[int, ...]  # N, on the host
     specials: int  # special tokens among the T
+    vectors: Tensor | None = None  # of a frozen backbone, from the cache: (T, D), or (N, D) where they are pooled
 
     @property
     def residues(self) -> int:
@@ -51,7 +44,10 @@ class PackedBatch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
         """The same batch on another device."""
+        if torch.device(device) == self.tokens.device:
+            return self
         names = ("tokens", "positions", "cu_seqlens", "is_residue", "index", "targets")
+        names += ("vectors",) if self.vectors is not None else ()
         moved = {name: getattr(self, name).to(device, non_blocking=non_blocking) for name in names}
         return replace(self, **moved)
 
@@ -83,47 +79,49 @@ class EncodedSplit:
         records: in the order of their record numbers.
         tokenizer: see Encoder.
         kind: of the task; see Record for its targets. IGNORE and NaN mark tokens without one.
+        folder: where the columns are kept in a file, named by a digest of all that they are made of, for later runs as
+            well, and read from there; None: in memory. Files there may be removed at any time.
+    Raises: InputError: a character outside ASCII, or a folder that can't be written.
     """
 
-    def __init__(self, records: Sequence[Record], tokenizer: Encoder, kind: Kind) -> None:
+    def __init__(self, records: Sequence[Record], tokenizer: Encoder, kind: Kind, folder: Path | None = None) -> None:
         self.kind = kind
-        encoded = [[tokenizer.encode(sequence) for sequence in record.sequences] for record in records]
-        self._parts = np.array([[len(ids) for ids in pair] for pair in encoded], dtype=np.int64)
-        self.lengths = self._parts.sum(1)
         self._before, self._after = len(tokenizer.prefix), len(tokenizer.suffix)
-        self._tokens = np.concatenate([ids for pair in encoded for ids in pair]).astype(np.int16)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths)])
-        self._by_token = kind in ("residue_classification", "contacts")
-        self._targets = self._targets_by_token(records) if self._by_token else _targets_by_record(records, kind)
-        self.target_counts = np.array([COUNTS[kind](record.target) for record in records], dtype=np.int64)
-
-    def _targets_by_token(self, records: Sequence[Record]) -> np.ndarray:
-        if self.kind == "contacts":
-            targets = np.full((len(self._tokens), 3), np.nan, dtype=np.float32)
+        columns = Columns(records, tokenizer, kind)
+        if folder is None:
+            self._columns: HeldArrays | StoredArrays = collect_arrays(columns.shapes, columns.chunks())
         else:
-            targets = np.full(len(self._tokens), IGNORE, dtype=np.int64)
-        for record, start, length in zip(records, self._starts, self.lengths, strict=False):
-            targets[start + self._before : start + length - self._after] = record.target
-        return targets
+            self._columns = cached_arrays(folder, columns.key, columns.shapes, columns.chunks())
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(R,) int64: tokens of each record, special ones counted."""
+        return self._columns["lengths"]
+
+    @property
+    def target_counts(self) -> np.ndarray:
+        """(R,) int64: what the loss of each record is divided by."""
+        return self._columns["counts"]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def pack(self, index: np.ndarray) -> PackedBatch:
         """The records with these numbers, in this order, as one batch. index: (R,) int64."""
-        spans = [(self._starts[i], self._starts[i + 1]) for i in index]
-        lengths = self._parts[index].reshape(-1)
-        within = np.concatenate([np.arange(n) for n in lengths])
-        ends = np.repeat(lengths, lengths)
-        targets = np.concatenate([self._targets[a:b] for a, b in spans]) if self._by_token else self._targets[index]
+        index = np.asarray(index, dtype=np.int64)
+        starts, lengths = self._columns["starts"][index], self._columns["parts"][index].reshape(-1)
+        stops = starts + self._columns["lengths"][index]
+        rows = (starts, stops) if self.kind in BY_TOKEN else (index, index + 1)
+        bounds = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths, out=bounds[1:])
         return PackedBatch(
-            tokens=torch.from_numpy(np.concatenate([self._tokens[a:b] for a, b in spans]).astype(np.int64)),
-            positions=torch.from_numpy(within),
-            cu_seqlens=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)),
-            is_residue=torch.from_numpy((within >= self._before) & (within < ends - self._after)),
-            index=torch.from_numpy(np.asarray(index, dtype=np.int64)),
-            targets=torch.from_numpy(targets),
-            lengths=tuple(int(n) for n in lengths),
+            tokens=torch.from_numpy(self._columns.take("tokens", starts, stops).astype(np.int64)),
+            positions=torch.from_numpy(np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)),
+            cu_seqlens=torch.from_numpy(bounds.astype(np.int32)),
+            is_residue=torch.from_numpy(residue_mask(lengths, self._before, self._after)),
+            index=torch.from_numpy(index),
+            targets=torch.from_numpy(self._columns.take("targets", *rows).astype(DTYPES[self.kind][1])),
+            lengths=tuple(lengths.tolist()),
             specials=len(lengths) * (self._before + self._after),
         )
 
@@ -133,34 +131,13 @@ class EncodedSplit:
         return StepBatch(micro, int(self.target_counts[index].sum()))
 
 
-# what the loss of a record is divided by, when it is added up over an optimizer step
-COUNTS: dict[Kind, Callable[[Any], int]] = {
-    "sequence_regression": lambda target: 1,
-    "sequence_classification": lambda target: int(target != IGNORE),
-    "sequence_multilabel": len,
-    "residue_classification": lambda target: int((target != IGNORE).sum()),
-    "contacts": count_pairs,
-    "pair_classification": lambda target: int(target != IGNORE),
-    "variant_scoring": lambda target: 1,
-    "masked_lm": lambda target: 1,
-}
-
-RECORD_DTYPES = {"sequence_classification": np.int64, "pair_classification": np.int64}
-
-
-def _targets_by_record(records: Sequence[Record], kind: Kind) -> np.ndarray:
-    if kind == "masked_lm":
-        return np.zeros(len(records), np.float32)
-    return np.array([record.target for record in records], dtype=RECORD_DTYPES.get(kind, np.float32))
-
-
 def cut(lengths: np.ndarray, budget: int) -> Iterator[slice]:
     """Slices of consecutive sequences that hold at most `budget` tokens each; a longer sequence stands alone."""
     start, held = 0, 0
-    for i, length in enumerate(lengths):
+    for i, length in enumerate(lengths.tolist()):
         if held and held + length > budget:
             yield slice(start, i)
             start, held = i, 0
-        held += int(length)
+        held += length
     if held:
         yield slice(start, len(lengths))

@@ -4,9 +4,10 @@ Every rule is checked for every record; the first offence ends the run with file
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -62,7 +63,7 @@ class DataSet:
     """
 
     name: str
-    splits: dict[Split, tuple[Record, ...]]
+    splits: Mapping[Split, Sequence[Record]]
     digest: str
     source: str
     cropped: dict[Split, int] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class DataSet:
         return {split: len(records) for split, records in self.splits.items() if records}
 
     @property
-    def tests(self) -> dict[Split, tuple[Record, ...]]:
+    def tests(self) -> dict[Split, Sequence[Record]]:
         """The test splits: `test`, and further ones."""
         return {s: records for s, records in self.splits.items() if s not in ("train", "valid") and records}
 
@@ -114,8 +115,7 @@ def build_dataset(
         seen[record.id] = record
     further = sorted({r.split for r in seen.values()}.difference(SPLITS))
     splits: dict[Split, tuple[Record, ...]] = {
-        split: tuple(sorted((r for r in seen.values() if r.split == split), key=_canonical))
-        for split in (*SPLITS, *further)
+        split: tuple(_canonical(r for r in seen.values() if r.split == split)) for split in (*SPLITS, *further)
     }
     for split in needs:
         if not splits[split]:
@@ -270,18 +270,25 @@ def _has_label(record: Record) -> bool:
     return _unlabelled(record) < len(record.target)
 
 
-def _canonical(record: Record) -> tuple[str, str, str, str]:
-    return (record.sequence, record.partner, _target_text(record.target), record.id)
+def _canonical(records: Iterable[Record]) -> Iterator[Record]:
+    """By sequence, partner, target and id. A target is text only where sequences are equal: of all it would be GBs."""
+    for _, equal in groupby(sorted(records, key=_sequences), key=_sequences):
+        group = list(equal)
+        yield from sorted(group, key=lambda r: (_target_text(r.target), r.id)) if len(group) > 1 else group
+
+
+def _sequences(record: Record) -> tuple[str, str]:
+    return (record.sequence, record.partner)
 
 
 def _target_text(target: object) -> str:
     return target.tobytes().hex() if isinstance(target, np.ndarray) else repr(target)
 
 
-def _digest(splits: dict[Split, Sequence[Record]]) -> str:
+def _digest(splits: Mapping[Split, Sequence[Record]]) -> str:
     """SHA-256 over the sorted (split, sequence, target) lines: the same for any file the records came in."""
     digest = hashlib.sha256()
     for split, records in splits.items():
-        for line in sorted(f"{split}\t{':'.join(r.sequences)}\t{_target_text(r.target)}\n" for r in records):
-            digest.update(line.encode())
+        for r in _canonical(records):  # the same order as that of the lines, as what parts them sorts before letters
+            digest.update(f"{split}\t{':'.join(r.sequences)}\t{_target_text(r.target)}\n".encode())
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from plmft import InputError
 from plmft.data.download import RemoteFile, download
 from plmft.data.records import Record, Split
-from plmft.data.task import DataPlace
+from plmft.data.task import DataPlace, NotFetched
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,17 @@ class Source:
                 f"{self.folder}: the data can't be downloaded. Put {wanted} into a folder {self.folder}, and set "
                 "data.dir or PLMFT_DATA to the folder above it."
             )
+        if not place.fetch:
+            self._check_fetched(place.cache / self.folder)
         return {split: download(file, place.cache / self.folder, attempts=3) for split, file in self.remote.items()}
+
+    def _check_fetched(self, folder: Path) -> None:
+        absent = [file for file in self.remote.values() if not (folder / file.name).is_file()]
+        if absent:
+            known = sum(file.size_bytes or 0 for file in absent) / 1e6
+            unknown = sum(file.size_bytes is None for file in absent)
+            sizes = [f"{known:,.1f} MB"] * bool(known) + [f"{unknown} of unknown size"] * bool(unknown)
+            raise NotFetched(f"{len(absent)} files ({', '.join(sizes)}) will be downloaded to {folder} at first use.")
 
     def _local_paths(self, folder: Path) -> dict[Split, Path]:
         found = {split: self._local(folder, names) for split, names in self.names.items()}

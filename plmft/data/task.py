@@ -5,17 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from plmft import InputError
 from plmft.data.records import SPLITS, Kind, Record, Split
+
+
+class NotFetched(InputError):
+    """The data would be downloaded at first use."""
+
 
 Read = Callable[["DataPlace"], "Loaded"]
 
 
 @dataclass(frozen=True)
 class DataPlace:
-    """Where data may lie: `folder` is the user's own (data.dir or PLMFT_DATA), `cache` where downloads go."""
+    """Where data may lie: `folder` is the user's own (data.dir or PLMFT_DATA), `cache` where downloads go.
+
+    Args: fetch: False: nothing is downloaded; what is in neither place raises NotFetched.
+    """
 
     folder: Path | None
     cache: Path
+    fetch: bool = True
 
 
 @dataclass(frozen=True)

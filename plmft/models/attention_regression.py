@@ -96,5 +96,5 @@ def _map(backbone: EsmBackbone | BertBackbone, layer: torch.nn.Module, hidden: T
     query, key = own.query(hidden).view(shape) * shape[2] ** -0.5, own.key(hidden).view(shape)
     if getattr(backbone.network.config, "position_embedding_type", "") == "rotary":
         tables = rotary_tables(batch.positions, backbone.network.rotary_embeddings.inv_freq)
-        query, key = rotate(query, *tables), rotate(key, *tables)
+        query, key = (rotate(x, *(table[:, None] for table in tables)) for x in (query, key))
     return torch.einsum("qhd,khd->hqk", query.float(), key.float()).softmax(-1)

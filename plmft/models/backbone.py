@@ -10,47 +10,87 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from plmft.data.packing import PackedBatch
-from plmft.models.attention import packed_attention, rotary_tables, rotate
+from plmft.models.attention import Tables, rotary_tables
+from plmft.models.packed_layers import Packed, PackedBertLayer, PackedEsmLayer, attend_packed
 
 MASK_RATIO_IN_PRETRAINING = 0.15 * 0.8  # ESM's token dropout compensates for it (Rives 2021), at inference too
 
 
 class TransformerBackbone(nn.Module):
-    """What the families share: a transformers network, which holds the weights."""
+    """What the families share: a transformers network, which holds the weights.
+
+    Args:
+        checkpointing: compute each layer anew in the backward pass instead of keeping its activations.
+    """
+
+    packed_layer: type[nn.Module]
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
+        self.checkpointing = False
+        self._attend = attend_packed
+        for layer in network.encoder.layer:
+            layer.__class__ = self.packed_layer  # the same module, which takes packed sequences as well
 
     @property
     def width(self) -> int:
         """D."""
         return self.network.config.hidden_size
 
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """(T, D) vectors of all tokens, special ones included."""
+        for last in self.states(batch):  # noqa: B007 (only the last is wanted, and none other is kept)
+            pass
+        return self._norm(last)
+
+    def states(self, batch: PackedBatch) -> Iterator[Tensor]:
+        """(T, D) after the embedding and after each layer, before the last norm."""
+        packed = Packed(batch.lengths, batch.cu_seqlens, self._tables(batch), self._attend)
+        hidden = self._embed(batch)
+        yield hidden
+        for layer in self.network.encoder.layer:
+            if self.checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, packed=packed, use_reentrant=False)
+            else:
+                hidden = layer(hidden, packed=packed)
+            yield hidden
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Compile each layer around its attention, which is one kernel already and depends on the lengths.
+
+        Token counts are symbols, so that the next batch does not compile anew.
+        """
+        self._attend = torch.compiler.disable(attend_packed)
+        for layer in self.network.encoder.layer:
+            layer.compile(dynamic=True, backend=backend)
+
+    def _tables(self, batch: PackedBatch) -> Tables | None:
+        return None
+
+    def _norm(self, last: Tensor) -> Tensor:
+        return last
+
 
 class EsmBackbone(TransformerBackbone):
     """ESM-2 and ESM-1b (Lin et al. 2023, Rives et al. 2021) over a transformers `EsmModel`."""
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """(T, D) vectors of all tokens, special ones included."""
-        *_, last = self.states(batch)
+    packed_layer = PackedEsmLayer
+
+    @property
+    def _rotary(self) -> bool:
+        return self.network.config.position_embedding_type == "rotary"
+
+    def _tables(self, batch: PackedBatch) -> Tables | None:
+        return rotary_tables(batch.positions, self.network.rotary_embeddings.inv_freq) if self._rotary else None
+
+    def _norm(self, last: Tensor) -> Tensor:
         return self.network.encoder.emb_layer_norm_after(last)
 
-    def states(self, batch: PackedBatch) -> Iterator[Tensor]:
-        """(T, D) after the embedding and after each layer, before the last norm."""
-        rotary = self.network.config.position_embedding_type == "rotary"
-        tables = rotary_tables(batch.positions, self.network.rotary_embeddings.inv_freq) if rotary else None
-        hidden = self._embed(batch, rotary)
-        yield hidden
-        for layer in self.network.encoder.layer:
-            hidden = hidden + self._attention(layer.attention, hidden, batch.lengths, tables)
-            inner = F.gelu(layer.intermediate.dense(layer.LayerNorm(hidden)))
-            hidden = hidden + layer.output.dropout(layer.output.dense(inner))
-            yield hidden
-
-    def _embed(self, batch: PackedBatch, rotary: bool) -> Tensor:
+    def _embed(self, batch: PackedBatch) -> Tensor:
         embeddings = self.network.embeddings
         hidden = embeddings.word_embeddings(batch.tokens)
         if embeddings.token_dropout:
@@ -59,53 +99,21 @@ class EsmBackbone(TransformerBackbone):
             share = share / batch.cu_seqlens.diff()
             scale = (1 - MASK_RATIO_IN_PRETRAINING) / (1 - share)
             hidden = hidden.masked_fill(masked[:, None], 0.0) * scale[batch.owner][:, None].to(hidden.dtype)
-        if not rotary:
+        if not self._rotary:
             hidden = hidden + embeddings.position_embeddings(batch.positions + embeddings.padding_idx + 1)
         return hidden if embeddings.layer_norm is None else embeddings.layer_norm(hidden)
-
-    def _attention(
-        self, attention: nn.Module, hidden: Tensor, lengths: tuple[int, ...], tables: tuple[Tensor, Tensor] | None
-    ) -> Tensor:
-        normed, own = attention.LayerNorm(hidden), attention.self
-        shape = (len(hidden), own.num_attention_heads, own.attention_head_size)
-        query = own.query(normed).view(shape) * own.attention_head_size**-0.5
-        key, value = own.key(normed).view(shape), own.value(normed).view(shape)
-        if tables is not None:
-            query, key = rotate(query, *tables), rotate(key, *tables)
-        dropout = own.dropout if self.training else 0.0
-        mixed = packed_attention(query, key, value, lengths, scale=1.0, dropout=dropout)
-        return attention.output.dropout(attention.output.dense(mixed))
 
 
 class BertBackbone(TransformerBackbone):
     """ProtBERT and ProtBERT-BFD (Elnaggar et al. 2022) over a transformers `BertModel`."""
 
-    def forward(self, batch: PackedBatch) -> Tensor:
-        """(T, D) vectors of all tokens, special ones included."""
-        *_, last = self.states(batch)
-        return last
-
-    def states(self, batch: PackedBatch) -> Iterator[Tensor]:
-        """(T, D) after the embedding and after each layer."""
-        hidden = self._embed(batch)
-        yield hidden
-        for layer in self.network.encoder.layer:
-            mixed = self._attention(layer.attention.self, hidden, batch.lengths)
-            hidden = layer.attention.output(mixed, hidden)
-            hidden = layer.output(layer.intermediate(hidden), hidden)
-            yield hidden
+    packed_layer = PackedBertLayer
 
     def _embed(self, batch: PackedBatch) -> Tensor:
         embeddings = self.network.embeddings
         hidden = embeddings.word_embeddings(batch.tokens) + embeddings.position_embeddings(batch.positions)
-        hidden = hidden + embeddings.token_type_embeddings.weight[0]
+        hidden = hidden + embeddings.token_type_embeddings(batch.tokens.new_zeros(1))  # ZeRO-3 wants its call
         return embeddings.dropout(embeddings.LayerNorm(hidden))
-
-    def _attention(self, own: nn.Module, hidden: Tensor, lengths: tuple[int, ...]) -> Tensor:
-        shape = (len(hidden), own.num_attention_heads, own.attention_head_size)
-        query, key, value = (linear(hidden).view(shape) for linear in (own.query, own.key, own.value))
-        dropout = own.dropout.p if self.training else 0.0
-        return packed_attention(query, key, value, lengths, scale=own.scaling, dropout=dropout)
 
 
 class OneHotCnn(nn.Module):

@@ -51,7 +51,7 @@ def at_positions(vectors_TD: Tensor, batch: PackedBatch, positions: Sequence[int
     if shortest < max(positions):
         raise ValueError(f"a sequence has {shortest} residues, but residue {max(positions)} is asked for.")
     first_N = batch.cu_seqlens[:-1].long()
-    before = int((~batch.is_residue[: batch.lengths[0]]).int().argmin())  # special tokens before the first residue
+    before = (~batch.is_residue[: batch.lengths[0]]).int().argmin()  # special tokens before the first residue
     offsets_P = torch.tensor(positions, device=vectors_TD.device) - 1 + before
     kept = (first_N[:, None] + offsets_P[None, :]).reshape(-1)
     count = len(positions)

@@ -32,11 +32,8 @@ def fetch(spec: TransformerSpec) -> Path:
         raise InputError(
             f"{spec.name}: no weights are published. Set model.init=random, or give model.path or model.checkpoint."
         )
-    config = huggingface_hub.try_to_load_from_cache(
-        spec.hub, CONFIG, cache_dir=hub_settings.HF_HUB_CACHE, revision=spec.revision
-    )
-    if isinstance(config, str) and weight_files(Path(config).parent):
-        return Path(config).parent
+    if (folder := cached(spec)) is not None:
+        return folder
     try:
         return _download(spec.hub, spec.revision)
     except Exception as error:  # the client raises errors of its own, of its HTTP library and of the disk
@@ -46,6 +43,16 @@ def fetch(spec: TransformerSpec) -> Path:
             f"cache ({hub_settings.HF_HUB_CACHE}) and can't be downloaded ({reason}). Give a local checkpoint as "
             "model.path=FOLDER, fill that cache from a machine with a network, or set model.init=random."
         ) from error
+
+
+def cached(spec: TransformerSpec) -> Path | None:
+    """The folder of the typed revision in the Hugging Face cache, if its config and weights are there."""
+    if spec.hub is None:
+        return None
+    config = huggingface_hub.try_to_load_from_cache(
+        spec.hub, CONFIG, cache_dir=hub_settings.HF_HUB_CACHE, revision=spec.revision
+    )
+    return Path(config).parent if isinstance(config, str) and weight_files(Path(config).parent) else None
 
 
 def _download(repository: str, revision: str | None) -> Path:

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from plmft import InputError
 from plmft.data.packing import PackedBatch, StepBatch
 from plmft.data.records import Kind
+from plmft.data.sampler import Filler
 from plmft.models.objectives import OBJECTIVES
+from plmft.models.whole_step import Others, backward_whole
 from plmft.models.windows import Windows
 
 
@@ -54,9 +56,17 @@ class Predictor(nn.Module):
         vectors = self._vectors(batch)
         # a mean over hundreds of residues differs between variants in its last bits: bf16 would round that away
         with torch.autocast(vectors.device.type, enabled=False):
+            if self._are_pooled(batch):
+                return self.head.from_pooled(vectors.float())
             return self.head(vectors.float(), batch)
 
+    def _are_pooled(self, batch: PackedBatch) -> bool:
+        """True if the batch brings a vector for each sequence; of sequences of one token each, those are the same."""
+        return batch.vectors is not None and len(batch.vectors) == len(batch.lengths) and hasattr(self.head, "pool")
+
     def _vectors(self, batch: PackedBatch) -> Tensor:
+        if batch.vectors is not None:  # from the cache: the backbone has done its part
+            return batch.vectors
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if self.windows is not None:
                 return self.windows.read(self.backbone, batch)
@@ -68,53 +78,62 @@ class Predictor(nn.Module):
             vectors = self._vectors(batch)
             with torch.autocast(vectors.device.type, enabled=False):
                 return self.head.loss_sum(vectors.float(), batch)
-        return self._loss_sum(self(batch), batch.targets)
+        return self.loss_of(self(batch), batch.targets)
 
-    def _loss_sum(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def loss_of(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of outputs, in the order of the targets, summed in float32."""
         if self.kind == "sequence_regression":
             targets = (targets - self.target_mean) / self.target_deviation
         return self.objective.loss(outputs.float(), targets, self.class_weights)
 
-    def backward_step(self, step: StepBatch, backward: Callable[[Tensor], None]) -> Tensor:
+    def backward_step(
+        self,
+        step: StepBatch,
+        backward: Callable[[Tensor], None],
+        scale: Tensor | float = 1.0,
+        ranks: Others | None = None,
+    ) -> Tensor:
         """Gradients of one optimizer step's mean loss a target, the same however the step was cut.
 
         Args:
-            backward: called with each scalar whose gradients are to be added.
-        Returns: the mean loss, without a graph.
+            backward: called with each scalar whose gradients are to be added, `backward_passes` times.
+            scale: what `backward` multiplies each scalar by (fp16's loss scale).
+            ranks: those that share the step, if any do: the sum of their gradients is the step's.
+        Returns: this rank's part of the mean loss, without a graph.
         """
         targets = max(1, step.targets)
-        if len(step.micro) > 1 and getattr(self.head, "normalize", False):
-            return self._backward_whole(step, targets, backward)
-        losses = []
+        if self._needs_whole(step, ranks):
+            return backward_whole(self, step, targets, backward, scale, ranks)
+        losses = [torch.zeros((), device=self.target_mean.device)]
         for batch in step.micro:
             loss = self.loss_sum(batch) / targets
+            if isinstance(batch, Filler):
+                loss = loss * 0.0
             backward(loss)
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
-    def _backward_whole(self, step: StepBatch, targets: int, backward: Callable[[Tensor], None]) -> Tensor:
-        """Normalisation needs all pooled vectors of the step, memory holds the graph of one micro-step: so each is
-        pooled without a graph, the head gives its gradients, and each is pooled again to pass them on (Gao et al.
-        2021, gradient caching). The random state is the same in both passes, so dropout is, too.
-        """
-        with torch.no_grad(), torch.random.fork_rng():
-            pooled = torch.cat([self._pooled(batch) for batch in step.micro])
-        pooled.requires_grad_()
-        with torch.autocast(pooled.device.type, enabled=False), torch.random.fork_rng():
-            outputs = self.head.from_pooled(pooled)
-            loss = self._loss_sum(outputs, torch.cat([batch.targets for batch in step.micro])) / targets
-        backward(loss)
-        if any(p.requires_grad for p in self.backbone.parameters()) or self.head.score is not None:
-            for batch, gradient in zip(
-                step.micro, pooled.grad.split([len(b.lengths) for b in step.micro]), strict=True
-            ):
-                backward((self._pooled(batch) * gradient).sum())
-        return loss.detach()
+    def backward_passes(self, step: StepBatch, ranks: Others | None = None) -> int:
+        """How often `backward_step` will call `backward`."""
+        if not self._needs_whole(step, ranks):
+            return len(step.micro)
+        return 1 + (len(step.micro) if self.learns_before_pooling else 0)
 
-    def _pooled(self, batch: PackedBatch) -> Tensor:
+    def _needs_whole(self, step: StepBatch, ranks: Others | None) -> bool:
+        """A head that normalises needs all pooled vectors of a step at once."""
+        apart = len(step.micro) > 1 or (ranks is not None and ranks.world > 1)
+        return apart and getattr(self.head, "normalize", False)
+
+    @property
+    def learns_before_pooling(self) -> bool:
+        """True if gradients of pooled vectors lead on to weights that learn."""
+        return not self.frozen or self.head.score is not None
+
+    def pooled(self, batch: PackedBatch) -> Tensor:
+        """(N, D) float32 vectors of the sequences, before normalisation."""
         vectors = self._vectors(batch)
         with torch.autocast(vectors.device.type, enabled=False):
-            return self.head.pool(vectors.float(), batch)
+            return vectors.float() if self._are_pooled(batch) else self.head.pool(vectors.float(), batch)
 
     @torch.no_grad()
     def predict(self, batch: PackedBatch) -> list[np.ndarray]:
@@ -151,8 +170,8 @@ def _check_finite(values: Tensor) -> None:
 
 
 def parameter_counts(model: nn.Module) -> dict[str, int]:
-    """Numbers of weights: `total` and `trainable`."""
+    """Numbers of weights: `total` and `trainable`. A byte of a layer in four bits holds two."""
     return {
-        "total": sum(p.numel() for p in model.parameters()),
+        "total": sum(p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in model.parameters()),
         "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
     }

@@ -7,7 +7,8 @@
     backbone/                    config and weights as transformers reads them; absent where the base is a pinned
                                  hub revision that tuning left as it was
 
-Loading gives the same predictions to the last bit.
+Loading gives the same predictions to the last bit, in the precision of the run. With `merge` the adapters are added to
+the weights beside them: the same to about 1e-5, and as fast as a model without adapters.
 """
 
 import dataclasses
@@ -27,13 +28,16 @@ import plmft.models.spec as specs
 import plmft.models.tuning as tunings
 from plmft import InputError
 from plmft.data.packing import EncodedSplit
-from plmft.data.records import IGNORE, LETTERS, Record
+from plmft.data.records import IGNORE, Record
 from plmft.data.sampler import EvaluationBatches
 from plmft.metrics.confidence import LEAST_RECORDS, Confidence
+from plmft.models.adapters import load_adapter, merge_adapters, save_adapter
 from plmft.models.backbone import TransformerBackbone
 from plmft.models.build import build_predictor
 from plmft.models.decisions import decided, likeliest_contacts, named
+from plmft.models.given_sequences import check_sequence
 from plmft.models.head_spec import Head
+from plmft.models.precision import autocast, hold_frozen_in_bf16
 from plmft.models.predictor import Predictor
 from plmft.models.spec import Spec
 from plmft.models.tensors import write_tensors
@@ -42,7 +46,6 @@ from plmft.models.weights import Located, locate, save_network
 from plmft.models.windows import Windows
 
 LAYOUT = 1
-PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Description:
     classes: tuple[str, ...]
     unit: str
     windows: bool = False  # sequences beyond the model's context are read in windows
+    precision: str = "fp32"  # of the run; predictions are made in it
 
 
 @dataclass(frozen=True)
@@ -132,24 +136,16 @@ class Tuned:
         self.predictor.eval()
         found: dict[int, np.ndarray] = {}
         batches = EvaluationBatches(split, tokens_per_batch)
-        for batch in (batches[i].to(device) for i in range(len(batches))):
-            found.update(zip(batch.index.tolist(), self.predictor.predict(batch), strict=True))
+        with autocast(self.description.precision, device.type):
+            for batch in (batches[i].to(device) for i in range(len(batches))):
+                found.update(zip(batch.index.tolist(), self.predictor.predict(batch), strict=True))
         return [found[i] for i in range(len(records))]
 
     def _record(self, number: int, sequence: str, partner: str = "") -> Record:
         context, kind = self.description.spec.context, self.description.kind
         pair = kind == "pair_classification"
         for text in (sequence, partner) if pair else (sequence,):
-            if not isinstance(text, str) or not text:
-                raise InputError(f"Sequence {number} is {text!r:.60}. It must be a text of at least one residue.")
-            wrong = next(((at, c) for at, c in enumerate(text, 1) if c not in LETTERS), None)
-            if wrong is not None:
-                raise InputError(
-                    f"Sequence {number} has {wrong[1]!r} at position {wrong[0]}, which is no amino acid. Allowed are "
-                    f"{''.join(sorted(LETTERS))}, in upper case."
-                )
-            if context is not None and len(text) > context and not self.description.windows:
-                raise InputError(f"Sequence {number} has {len(text)} residues; the model takes {context}.")
+            check_sequence(number, text, None if self.description.windows else context)
             last = max(getattr(self.description.head, "positions", None) or (0,))
             if len(text) < last:
                 raise InputError(
@@ -177,8 +173,8 @@ def save(
     scale = {"target_mean": predictor.target_mean, "target_deviation": predictor.target_deviation}
     write_tensors({**head, **scale}, folder / "head.safetensors")
     if isinstance(description.tuning, LoRA):
-        _save_adapter(predictor.backbone.network, folder / "adapter")
-    unchanged = located.source == "hub" and not isinstance(description.tuning, tunings.Full)
+        save_adapter(predictor.backbone.network, folder / "adapter")
+    unchanged = located.source == "hub" and description.tuning.keeps_base
     if not unchanged:
         _save_backbone(predictor.backbone, folder / "backbone")
     text = {
@@ -188,6 +184,7 @@ def save(
         "head": _as_json(description.head),
         "task": {k: getattr(description, k) for k in ("task", "kind", "classes", "unit", "windows")},
         "base": {"source": located.source, "revision": located.revision, "included": not unchanged},
+        "precision": description.precision,
         "tokenizer_digest": description.spec.tokenizer.digest,
     }
     (folder / "plmft.json").write_text(json.dumps(text, indent=2) + "\n")
@@ -195,9 +192,12 @@ def save(
         (folder / "confidence.json").write_text(json.dumps(confidence.to_dict(), indent=2) + "\n")
 
 
-def load(folder: Path | str, device: str = "cpu") -> Tuned:
+def load(folder: Path | str, device: str = "cpu", *, merge: bool = False) -> Tuned:
     """Build a saved model again.
 
+    Args:
+        merge: add adapters to the weights beside them: faster, and no longer the same to the last bit. Where those
+            weights are held in four or 16 bits, the sum is in 32. Nothing happens to a model without adapters.
     Raises: InputError: the folder holds no tuned model, one of another layout, or the base can't be had.
     """
     folder = Path(folder)
@@ -209,7 +209,8 @@ def load(folder: Path | str, device: str = "cpu") -> Tuned:
         raise InputError(f"{file}: layout {text['layout']} is not {LAYOUT}, which this version of plmft reads.")
     spec = _from_json(specs, text["model"])
     task = {**text["task"], "classes": tuple(text["task"]["classes"])}
-    description = Description(spec, _from_json(tunings, text["tuning"]), _from_json(heads, text["head"]), **task)
+    tuning, precision = _from_json(tunings, text["tuning"]), text.get("precision", "fp32")
+    description = Description(spec, tuning, _from_json(heads, text["head"]), **task, precision=precision)
     predictor = build_predictor(
         spec,
         _base(spec, text["base"], folder),
@@ -220,12 +221,16 @@ def load(folder: Path | str, device: str = "cpu") -> Tuned:
     )
     if spec.from_scratch:
         predictor.backbone.load_state_dict(load_file(folder / "backbone" / "model.safetensors"))
-    description.tuning.apply(predictor.backbone)
-    if isinstance(description.tuning, LoRA):
-        _load_adapter(predictor.backbone.network, folder / "adapter")
+    tuning.apply(predictor.backbone)
+    if isinstance(tuning, LoRA):
+        load_adapter(predictor.backbone.network, folder / "adapter")
     _load_strictly(predictor, load_file(folder / "head.safetensors"), file)
     if description.windows:
         predictor.windows = Windows.of(spec.context, spec.tokenizer)
+    if merge and isinstance(tuning, LoRA):
+        merge_adapters(predictor.backbone.network)
+    elif precision == "bf16_weights":
+        hold_frozen_in_bf16(predictor.backbone)
     return Tuned(predictor.eval().to(device), description, _confidence(folder / "confidence.json"))
 
 
@@ -249,27 +254,6 @@ def _load_strictly(predictor: Predictor, state: dict[str, torch.Tensor], file: P
     missing = [name for name in missing if not name.startswith("backbone.")]
     if missing or unexpected:
         raise InputError(f"{file.parent}: weights do not fit. Missing: {missing}. Unexpected: {unexpected}.")
-
-
-def _save_adapter(network: nn.Module, folder: Path) -> None:
-    from peft import get_peft_model_state_dict
-
-    folder.mkdir()
-    state = get_peft_model_state_dict(network)
-    write_tensors({PEFT_PREFIX + name: value for name, value in state.items()}, folder / "adapter_model.safetensors")
-    network.peft_config["default"].save_pretrained(folder)
-
-
-def _load_adapter(network: nn.Module, folder: Path) -> None:
-    from peft import set_peft_model_state_dict
-
-    state = load_file(folder / "adapter_model.safetensors")
-    outcome = set_peft_model_state_dict(network, {k.removeprefix(PEFT_PREFIX): v for k, v in state.items()})
-    lacking = [name for name in outcome.missing_keys if "lora_" in name]
-    if lacking or outcome.unexpected_keys:
-        raise InputError(
-            f"{folder}: the adapter does not fit. Missing: {lacking}. Unexpected: {outcome.unexpected_keys}."
-        )
 
 
 def _save_backbone(backbone: nn.Module, folder: Path) -> None:

@@ -24,6 +24,7 @@ from transformers.utils import logging as hf_logging
 
 from plmft import InputError
 from plmft.models.fair_esm import read_fair_esm
+from plmft.models.four_bits import plain_state
 from plmft.models.hub import CONFIG, fetch, weight_files
 from plmft.models.pickles import read_tensors
 from plmft.models.spec import PUBLISHED, Spec, TransformerSpec
@@ -72,6 +73,13 @@ class Located:
     path: Path | None = None
     revision: str | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that are loaded; none for random weights."""
+        if self.path is None:
+            return []
+        return [self.path] if self.path.is_file() else [self.path / CONFIG, *weight_files(self.path)]
+
     def digest(self) -> str | None:
         """SHA-256 over the names and contents of the files that are loaded. Reads them all: ask once.
 
@@ -79,9 +87,8 @@ class Located:
         """
         if self.path is None:
             return None
-        files = [self.path] if self.path.is_file() else [self.path / CONFIG, *weight_files(self.path)]
         total = hashlib.sha256()
-        for file in files:
+        for file in self.files:
             with file.open("rb") as stream:
                 total.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
         return total.hexdigest()
@@ -140,12 +147,12 @@ def read_state(spec: TransformerSpec, located: Located) -> dict[str, Tensor]:
 def save_network(network: PreTrainedModel, folder: Path) -> None:
     """Write config.json and model.safetensors, which `EsmModel` or `BertModel.from_pretrained` and other readers open.
 
-    Adapters that PEFT has put into the network are left out. Names are those that the hub's checkpoints use;
-    transformers 5.23 itself writes `gamma`, `beta` and a `*`.
+    Adapters that PEFT has put into the network are left out; what is held in fewer bits is written in float32.
+    Names are those that the hub's checkpoints use; transformers 5.23 itself writes `gamma`, `beta` and a `*`.
     A reader that wants a pooler or contact head starts it anew: plmft has none.
     Raises: RuntimeError: an empty tensor, as ZeRO-3 leaves where weights are not gathered.
     """
-    state = {k.replace(".base_layer.", "."): v for k, v in network.state_dict().items() if ".lora_" not in k}
+    state = {k.replace(".base_layer.", "."): v for k, v in plain_state(network).items() if ".lora_" not in k}
     if ROTARY in state:
         frequencies = state.pop(ROTARY)
         for layer in range(network.config.num_hidden_layers):
