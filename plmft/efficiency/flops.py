@@ -17,7 +17,7 @@ import numpy as np
 
 from plmft import InputError
 
-TUNINGS = ("full", "frozen", "lora")
+TUNINGS = ("full", "frozen", "last_layers", "bias", "lora", "dora", "qlora")
 TERA = 1e12
 
 
@@ -65,7 +65,13 @@ def conv_forward_flops(layers: Sequence[tuple[int, int, int]], tokens: int) -> f
 
 
 def step_flops(
-    forward: float, head_forward: float, tuning: str, *, adapter_forward: float = 0.0, attention: float = 0.0
+    forward: float,
+    head_forward: float,
+    tuning: str,
+    *,
+    adapter_forward: float = 0.0,
+    attention: float = 0.0,
+    share: float = 1.0,
 ) -> float:
     """FLOPs of one training step, forward and backward.
 
@@ -73,25 +79,32 @@ def step_flops(
     gradient of the weight. With a frozen weight 2×: no gradient of the weight. Attention's two products have an
     activation on either side, so they cost 3× wherever a gradient passes, frozen weights or not.
 
-    - full:   3·forward + 3·head
-    - frozen: 1·forward + 3·head (forward = 0 for embeddings that come from a cache)
-    - lora:   2·(forward - attention) + 3·attention + 3·adapter + 3·head
+    - full:        3·forward + 3·head
+    - frozen:      1·forward + 3·head (forward = 0 for embeddings that come from a cache)
+    - last_layers: (1 + 2·share)·forward + 3·head: layers below the lowest trained one have no backward pass
+    - bias:        forward + share·(forward + attention) + 3·head: a constant's gradient is a sum, which is not counted
+    - lora:        the same + 3·adapter; so for dora, whose norms depend on no token, and qlora, whose unpacking is no
+      arithmetic of the model
 
-    An upper bound by one matrix: the lowest trained layer needs no gradient of its input; it is counted.
+    Gradient checkpointing changes none: what it computes again is no model FLOP. An upper bound by one matrix: the
+    lowest trained layer needs no gradient of its input; it is counted.
 
     Args:
         forward: backbone's forward FLOP for the step, without adapters.
         head_forward: the head's.
-        tuning: full, frozen or lora.
+        tuning: one of TUNINGS.
         adapter_forward: the LoRA matrices' (`linear_forward_flops`).
         attention: what of `forward` multiplies activations with activations (`transformer_attention_flops`).
+        share: of the layers, from the top, how many have a gradient pass through, over all.
     """
     if tuning == "full":
         return 3 * (forward + head_forward)
     if tuning == "frozen":
         return forward + 3 * head_forward
-    if tuning == "lora":
-        return 2 * forward + attention + 3 * (adapter_forward + head_forward)
+    if tuning == "last_layers":
+        return (1 + 2 * share) * forward + 3 * head_forward
+    if tuning in TUNINGS:
+        return forward + share * (forward + attention) + 3 * (adapter_forward + head_forward)
     raise InputError(f"tuning={tuning}: no FLOP formula for it. It must be one of {', '.join(TUNINGS)}.")
 
 
@@ -119,6 +132,31 @@ _PEAKS: tuple[tuple[str, dict[str, float]], ...] = (
     (r"NVIDIA H200$", {"fp32": 67, "tf32": 494, "bf16": 989, "fp16": 989}),
     (r"NVIDIA B200$", {"bf16": 2250, "fp16": 2250}),
 )
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU by its data sheet. device_name: as `torch.cuda.get_device_name()` tells it. memory_gb: 10⁹ bytes."""
+
+    device_name: str
+    memory_gb: float
+
+
+# Names that a user may give a card that is not here; a data sheet's GB is a little more than 10⁹ bytes.
+CARDS: dict[str, Card] = {
+    "V100": Card("Tesla V100-SXM2-32GB", 32),
+    "T4": Card("Tesla T4", 15),
+    "A10": Card("NVIDIA A10", 24),
+    "A100-40": Card("NVIDIA A100-SXM4-40GB", 40),
+    "A100-80": Card("NVIDIA A100-SXM4-80GB", 80),
+    "L4": Card("NVIDIA L4", 24),
+    "L40S": Card("NVIDIA L40S", 48),
+    "RTX4090": Card("NVIDIA GeForce RTX 4090", 24),
+    "H100-PCIe": Card("NVIDIA H100 PCIe", 80),
+    "H100": Card("NVIDIA H100 80GB HBM3", 80),
+    "H200": Card("NVIDIA H200", 141),
+    "B200": Card("NVIDIA B200", 180),
+}
 
 
 def peak_flops(device_name: str | None, precision: str) -> Peak | None:

@@ -5,6 +5,8 @@ Free while a phase runs: PyTorch and the kernel keep these peaks anyway; the met
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 from pathlib import Path
 
@@ -26,7 +28,8 @@ class MemoryMeter:
         self._host_note: str | None = "not reset yet: the peak since the process began"
 
     def reset(self) -> None:
-        """Begin a phase."""
+        """Begin a phase. What earlier ones freed goes back to the system, or it would count in this one's peak."""
+        _trim()
         if self.device_type == "cuda":
             import torch
 
@@ -57,6 +60,19 @@ class MemoryMeter:
         elif self._host_note is not None:
             notes["peak_host_memory"] = self._host_note
         return notes
+
+
+def give_back() -> None:
+    """Free what nothing refers to, and return it to the system. Takes some 0.3 s for a large process."""
+    gc.collect()
+    _trim()
+
+
+def _trim() -> None:
+    """Return what was freed to the system, where glibc keeps it. Takes milliseconds."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _reset_host_peak() -> str | None:

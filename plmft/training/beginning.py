@@ -7,9 +7,11 @@ from rich.console import Console
 
 from plmft.data.leaks import LeakReport
 from plmft.data.records import DataSet
+from plmft.models import kernels
 from plmft.models.direct_spec import DirectSpec
-from plmft.models.spec import Spec
+from plmft.models.spec import Spec, TransformerSpec
 from plmft.models.weights import Located
+from plmft.tracking.lineage import mask
 from plmft.training.hardware import Device
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ def say_beginning(
     """A few lines on the console."""
 
     def say(text: str) -> None:
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(mask(text), highlight=False, soft_wrap=True, markup=False)
 
     counts = " / ".join(f"{n:,}" for n in dataset.counts.values())
     splits = " / ".join(dataset.counts)
@@ -45,7 +47,11 @@ def say_beginning(
     if dataset.windowed:
         say(f"Read in windows of {job.model.context} residues: {_by_split(dataset.windowed)}")
     where = device.name or "CPU"
+    if job.hardware.devices * job.hardware.nodes > 1:
+        where = f"{job.hardware.devices * job.hardware.nodes} x {where} ({job.hardware.strategy})"
     say(f"{job.model.name}: {weights_named(job.model, located)}; {job.tuning.name}; {where}, {device.precision}")
+    if device.kind == "cpu" and isinstance(job.model, TransformerSpec) and kernels.could_be_built():
+        say("A kernel for this CPU, which makes steps about 1.5 times faster: python -m plmft.models.kernels")
 
 
 def counts_of(dataset: DataSet, leaks: LeakReport | None) -> dict[str, float]:

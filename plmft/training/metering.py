@@ -6,7 +6,11 @@ from typing import Any
 import pytorch_lightning as pl
 
 from plmft.data.packing import PackedBatch, StepBatch
+from plmft.data.sampler import Filler
 from plmft.efficiency.phase import PhaseCost, PhaseMeter
+from plmft.efficiency.ranks import RankCost, join_ranks
+from plmft.training.distributed import Ranks
+from plmft.training.hardware import Device
 
 Flops = Callable[[Sequence[int]], float]
 
@@ -25,14 +29,20 @@ class Metering(pl.Callback):
         self._train_flops, self._test_flops = train_flops, test_flops
         self.meter: PhaseMeter | None = None
         self.costs: dict[str, PhaseCost] = {}
+        self._sequences: dict[str, int] = {}  # by phase
 
     @property
     def _steps(self) -> Any:
         return self.meter.steps
 
+    def go_on(self, state: dict[str, Any]) -> None:
+        """With the phase `fit` of an earlier process, whose PhaseMeter told its state; before or after its start."""
+        self.meter = self.meter or self._make()
+        self.meter.load_state_dict(state)
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin the phase `fit`."""
-        self.meter = self._make()
+        """Begin the phase `fit`, or go on with it."""
+        self.meter = self.meter or self._make()
         self.meter.begin()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,8 +62,9 @@ class Metering(pl.Callback):
         batch_idx: int,
     ) -> None:
         """A step ends; the loop asks for the next batch."""
-        lengths = [n for micro in batch.micro for n in micro.lengths]
-        self._end_step(sum(m.residues for m in batch.micro), lengths, self._train_flops)
+        counted = [micro for micro in batch.micro if not isinstance(micro, Filler)]
+        lengths = [n for micro in counted for n in micro.lengths]
+        self._end_step(sum(m.residues for m in counted), lengths, self._train_flops)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What follows belongs to no step."""
@@ -66,7 +77,7 @@ class Metering(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the phase `fit`."""
-        self.costs["fit"] = self.meter.end()
+        self._end_phase("fit")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the phase `test`."""
@@ -87,17 +98,34 @@ class Metering(pl.Callback):
         *_: object,
     ) -> None:
         """A forward pass ends."""
-        self._end_step(batch.residues, batch.lengths, self._test_flops)
+        if isinstance(batch, Filler):
+            self._end_step(0, (), self._test_flops)
+        else:
+            self._end_step(batch.residues, batch.lengths, self._test_flops)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the phase `test`."""
-        self.costs["test"] = self.meter.end()
+        self._end_phase("test")
+
+    def _end_phase(self, name: str) -> None:
+        self.costs[name] = self.meter.end()
+        self._sequences[name] = self.meter.steps.total_sequences
+
+    def of_all_ranks(self, ranks: Ranks, device: Device) -> dict[str, PhaseCost]:
+        """What the phases cost on all ranks together, on rank 0; elsewhere this one's costs."""
+        return {name: cost_of_ranks(cost, ranks, device, self._sequences[name]) for name, cost in self.costs.items()}
 
     def _end_step(self, residues: int, lengths: Sequence[int], flops: Flops | None) -> None:
         self._steps.step_end(
             residues=residues,
             sequences=len(lengths),
             tokens=sum(lengths),
-            flops=flops(lengths) if flops else None,
+            flops=(flops(lengths) if lengths else 0.0) if flops else None,
         )
         self._steps.fetch_begin()
+
+
+def cost_of_ranks(cost: PhaseCost, ranks: Ranks, device: Device, sequences: int = 0) -> PhaseCost:
+    """What a phase cost on all ranks together, on rank 0; elsewhere this one's cost. Called on every rank."""
+    own = RankCost(cost, sequences, has_devices=device.kind == "gpu" or ranks.local == 0)
+    return join_ranks(ranks.gather(own) or [own])

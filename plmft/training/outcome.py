@@ -1,7 +1,6 @@
 """What a run leaves behind: summary.json, predictions.parquet, and the table that ends it."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from plmft.data.records import Record
 from plmft.data.task import Task
+from plmft.data.whole_file import write_whole
 from plmft.efficiency.phase import PhaseCost
 from plmft.models.decisions import decided, named
 
@@ -41,9 +41,7 @@ def named_costs(costs: dict[str, PhaseCost]) -> tuple[dict[str, float], dict[str
 def write_summary(file: Path, about: dict[str, object], outcome: Outcome) -> None:
     """Write summary.json at once or not at all."""
     text = {**about, "metrics": outcome.metrics, "cost": outcome.cost, "notes": outcome.notes}
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(text, indent=2) + "\n")
-    os.replace(part, file)
+    write_whole(file, (json.dumps(text, indent=2) + "\n").encode())
 
 
 def write_predictions(file: Path, task: Task, records: Sequence[Record], predictions: Sequence[np.ndarray]) -> None:
@@ -75,7 +73,7 @@ def show(console: Console, task: Task, title: str, outcome: Outcome) -> None:
     for line in outcome.lines:
         console.print(line, highlight=False, markup=False)
     for name, note in outcome.notes.items():
-        if not name.startswith("cost/test/"):
+        if not name.startswith(("cost/test/", "cost/embed/")):
             console.print(f"{name}: {note}", style="dim", highlight=False)
 
 
@@ -135,7 +133,17 @@ def _cost_rows(outcome: Outcome) -> list[tuple[str, str]]:
             rows.append((label, " / ".join(_figure(v * factor) for v in values) + f" {unit}"))
         elif label == "energy":
             rows.append((label, "absent: " + outcome.notes.get(f"{prefix}energy_j", "not measured")))
-    return rows
+    return [*rows, *_embedding_row(outcome.cost)]
+
+
+def _embedding_row(cost: dict[str, float]) -> list[tuple[str, str]]:
+    """What the phase `embed` did, where there was one that kept its vectors."""
+    names = ("sequences_computed", "sequences", "cache_gb", "wall_time_s")
+    computed, sequences, size, seconds = (cost.get(f"cost/embed/{name}") for name in names)
+    if size is None:
+        return []
+    text = f"{computed:,.0f} of {sequences:,.0f} sequences computed, the others cached; {_figure(seconds)} s; "
+    return [("embedding", f"{text}cache {_figure(size * 1e3)} MB")]
 
 
 def _figure(value: float) -> str:

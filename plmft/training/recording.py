@@ -1,6 +1,9 @@
 """What is kept of a finished run: metrics, summary.json, predictions, figures, the tuned model."""
 
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +12,8 @@ from plmft.data.records import DataSet
 from plmft.metrics.confidence import KINDS, LEAST_RECORDS, Confidence, fit_confidence
 from plmft.models.tuned import Description, save
 from plmft.models.weights import Located
+from plmft.tracking.claims import Claim
+from plmft.tracking.differences import PREDICTIONS_TAG, predictions_digest, sameness
 from plmft.tracking.published import compare
 from plmft.tracking.run import Run
 from plmft.training.beginning import counts_of
@@ -29,16 +34,20 @@ def record(
     leaks: LeakReport | None,
     located: Located,
     result: Result,
-    folder: Path,
+    claimed: Claim,
     tracked: Run,
 ) -> Outcome:
-    """Score the test splits, and keep everything in `folder` and in the tracked run."""
+    """Score the test splits, and keep everything in the claimed folder and in the tracked run."""
+    folder = claimed.folder
     confidence = _confidence(job, dataset, result)
     cost, notes = named_costs(result.costs)
     metrics = _metrics(job, learner, dataset, leaks, result, confidence)
     tracked.metrics({**metrics, **cost}, result.steps)
     published = _published(job, dataset, metrics, folder, tracked)
+    digest = predictions_digest(result.predictions)
+    tracked.tags({PREDICTIONS_TAG: digest})
     lines = [*result.notes, *_absent(job, learner, result, confidence)]
+    lines += sameness(metrics, job.task.primary_metric, digest)
     outcome = Outcome(metrics, cost, notes, lines, published)
     for split, records in dataset.tests.items():
         name = "predictions" if split == "test" else f"predictions_{split.removeprefix('test_')}"
@@ -47,18 +56,19 @@ def record(
     for name, figure in figures(job.task, dataset.splits["test"], result, metrics, confidence):
         tracked.figure(figure, name)
     _save_model(job, learner, dataset, located, confidence, folder, tracked)
-    _summarise(job, dataset, located, result, outcome, folder, tracked)
+    _summarise(job, dataset, located, result, outcome, claimed, tracked)
     return outcome
 
 
 def _summarise(
-    job: "Job", dataset: DataSet, located: Located, result: Result, outcome: Outcome, folder: Path, tracked: Run
+    job: "Job", dataset: DataSet, located: Located, result: Result, outcome: Outcome, claimed: Claim, tracked: Run
 ) -> None:
+    folder = claimed.folder
     energy = next(iter(result.costs.values())).energy_source
     tracked.tags({"energy_source": energy})
     about = {
         "run_id": tracked.id,
-        "run_name": folder.name,
+        "folder": folder.name,
         "model": job.model.name,
         "task": job.task.name,
         "tuning": job.tuning.name,
@@ -66,6 +76,7 @@ def _summarise(
         "seed": job.seed,
         "subset": dataset.subset,
         "stopped_early": result.stopped_early,
+        "attempts": claimed.attempt,
         "data_digest": dataset.digest,
         "energy_source": energy,
     }
@@ -154,10 +165,25 @@ def _save_model(
         task.classes,
         task.unit,
         windows=learner.predictor.windows is not None,
+        precision=job.hardware.resolve().precision,
     )
-    save(learner.predictor.to("cpu"), description, located, folder / "model", confidence)
+    if not (folder / "model").exists():  # else an attempt that was stopped later has written the same
+        with _moved_when_whole(folder / "model") as part:
+            save(learner.predictor.to("cpu"), description, located, part, confidence)
     few = dataset.splits["test"][:2]
     example = {"sequence": [r.sequence for r in few]}
     if task.kind == "pair_classification":
         example["partner"] = [r.partner for r in few]
     tracked.model(folder / "model", example, task.kind)
+
+
+@contextmanager
+def _moved_when_whole(folder: Path) -> Iterator[Path]:
+    """Where to make a folder that is there at once or not at all."""
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,9 +1,8 @@
-"""Callbacks that watch a run and change nothing: what is logged, what is shown, what is kept when it is interrupted."""
+"""Callbacks that watch a run and change nothing: what is logged, and what is shown."""
 
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,6 +13,7 @@ from plmft import InputError
 from plmft.training.metering import Metering
 
 Log = Callable[[dict[str, float], int], None]
+LOSS, VALID = "train/loss", "valid/"
 
 
 class History(pl.Callback):
@@ -24,8 +24,31 @@ class History(pl.Callback):
 
     def __init__(self, log: Log, every: int = 10) -> None:
         self._log, self._every = log, every
-        self.train_loss: list[tuple[int, float]] = []
-        self.valid: list[tuple[int, dict[str, float]]] = []
+        self._told: list[tuple[int, dict[str, float]]] = []
+
+    @property
+    def train_loss(self) -> list[tuple[int, float]]:
+        """By optimizer step."""
+        return [(step, values[LOSS]) for step, values in self._told if LOSS in values]
+
+    @property
+    def valid(self) -> list[tuple[int, dict[str, float]]]:
+        """Metrics by optimizer step."""
+        found = [(step, {k: v for k, v in values.items() if k.startswith(VALID)}) for step, values in self._told]
+        return [(step, {k.removeprefix(VALID): v for k, v in values.items()}) for step, values in found if values]
+
+    def _tell(self, values: dict[str, float], step: int) -> None:
+        self._told.append((step, values))
+        self._log(values, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was logged."""
+        return {"told": [(step, dict(values)) for step, values in self._told]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Log it again: what takes it knows what it has, and a machine that went down may have lost the end."""
+        for step, values in state_dict["told"]:
+            self._tell(values, step)
 
     def on_train_batch_end(
         self,
@@ -43,27 +66,12 @@ class History(pl.Callback):
             raise InputError(
                 f"The training loss is {loss} at step {step}. Lower optim.lr, or set hardware.precision=fp32."
             )
-        self.train_loss.append((step, loss))
-        self._log({"train/loss": loss, "train/lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
+        self._tell({LOSS: loss, "train/lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Log the metrics that the module has just computed."""
-        metrics = dict(pl_module.valid_metrics)
-        self.valid.append((trainer.global_step, metrics))
-        epoch = trainer.current_epoch + 1
-        self._log({**{f"valid/{name}": value for name, value in metrics.items()}, "epoch": epoch}, trainer.global_step)
-
-
-class KeepLast(pl.Callback):
-    """Writes the state of an interrupted run, so that the work is not lost."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save the last state on Ctrl-C or SIGTERM."""
-        if isinstance(exception, KeyboardInterrupt) and trainer.global_step:
-            trainer.save_checkpoint(self._path)
+        metrics = {f"{VALID}{name}": value for name, value in pl_module.valid_metrics.items()}
+        self._tell({**metrics, "epoch": trainer.current_epoch + 1}, trainer.global_step)
 
 
 class ProgressBar(pl.Callback):
@@ -75,13 +83,13 @@ class ProgressBar(pl.Callback):
         self._bar: Progress | None = None
         self._score = ""
 
-    def _begin(self, name: str, total: int) -> None:
+    def _begin(self, name: str, total: int, done: int = 0) -> None:
         if self._console.is_terminal:
             columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
             self._bar = Progress(
                 TextColumn("{task.description}"), *columns, TextColumn("{task.fields[state]}"), console=self._console
             )
-            self._bar.add_task(name, total=total, state="")
+            self._bar.add_task(name, total=total, completed=done, state="")
             self._bar.start()
 
     def _advance(self, name: str, done: int, total: int) -> None:
@@ -104,8 +112,8 @@ class ProgressBar(pl.Callback):
             self._bar = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Show the bar of training."""
-        self._begin("train", self._total)
+        """Show the bar of training, from where the run is."""
+        self._begin("train", self._total, trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
         """Move it."""

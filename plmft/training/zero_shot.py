@@ -1,17 +1,17 @@
 """A language model scored as it is: variants by likelihood, sequences by perplexity. It has one phase, the test."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from plmft.data.records import DataSet, Record
 from plmft.efficiency.phase import PhaseMeter
 from plmft.models.head_spec import Perplexity
 from plmft.models.masked_lm import build_masked_lm
+from plmft.models.precision import autocast
 from plmft.models.predictor import parameter_counts
 from plmft.models.weights import Located
 from plmft.models.zero_shot import LikelihoodReader, marginals, masked_log_likelihoods, residue_log_likelihoods
@@ -43,8 +43,7 @@ class ZeroShotLearner:
         usd = job.hardware.usd_per_hour
         phases = Phases(lambda: PhaseMeter(self._device.torch_type, usd_per_hour=usd), console)
         predictions = {}
-        bf16 = self._device.precision == "bf16"
-        with phases.phase("test"), torch.autocast(self._device.torch_type, torch.bfloat16, enabled=bf16):
+        with phases.phase("test"), autocast(self._device.precision, self._device.torch_type):
             reader = LikelihoodReader(
                 self._model,
                 job.model.tokenizer,
@@ -59,7 +58,7 @@ class ZeroShotLearner:
                     predictions[split] = self._variants(reader, records, phases)
         return Result(predictions, None, phases.costs)
 
-    def _variants(self, reader: LikelihoodReader, records: tuple[Record, ...], phases: Phases) -> list[np.ndarray]:
+    def _variants(self, reader: LikelihoodReader, records: Sequence[Record], phases: Phases) -> list[np.ndarray]:
         method = self._job.task.head.method
         wild_type = records[0].partner
         if method == "pseudo_log_likelihood":
@@ -70,7 +69,7 @@ class ZeroShotLearner:
         return list(marginals(reader, wild_type, mutants, masked=method == "masked_marginals"))
 
     def _perplexities(
-        self, reader: LikelihoodReader, records: tuple[Record, ...], phases: Phases
+        self, reader: LikelihoodReader, records: Sequence[Record], phases: Phases
     ) -> Iterator[np.ndarray]:
         head, seed = self._job.task.head, self._job.seed
         for number, record in enumerate(phases.saying("sequences", records)):
