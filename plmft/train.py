@@ -6,66 +6,106 @@
 Nothing heavy is imported before the command line and the config have been checked.
 """
 
+import os
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import hydra
-from omegaconf import DictConfig, OmegaConf
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
 
 from plmft import InputError
 from plmft.config.check import check
-from plmft.config.compose import CONFIG, check_command_line, config_folder
+from plmft.config.compose import CONFIG, check_command_line, config_folder, parts_of
+from plmft.efficiency.allocator import bound_kernel_caches
+from plmft.sweeps.jobs import SWEEP, given, plain, run_noted
+from plmft.tracking.lineage import mask
 from plmft.training.interrupts import exit_code, terminate_as_interrupt
+from plmft.training.launching import RankFailed, RankSide, launch, starts_ranks
+from plmft.training.slurm import leave
 
 
 @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=CONFIG)
 def run(config: DictConfig) -> float | None:
     """One job: check the config, then train. Returns the primary metric on the test split."""
+    if SWEEP in os.environ:
+        return run_noted(plain(config), _job)
+    with _told():
+        return _job(plain(config))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """End this process with one message and exit code; Hydra would add a traceback."""
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        check(plain)
-        return _job(plain)
+        yield
     except InputError as error:
-        return _fail(error)
+        _fail(error)
+    except RankFailed as error:
+        _fail(error, 1)
     except KeyboardInterrupt as interrupt:
-        sys.exit(exit_code(interrupt))
+        sys.exit(leave(interrupt))
 
 
 def _job(config: dict[str, Any]) -> float | None:
+    check(config)
+    if starts_ranks(config["hardware"]):
+        return launch(config)
+    return _run_job(config)
+
+
+def _run_job(config: dict[str, Any]) -> float | None:
     from rich.console import Console
 
     from plmft.training.job import Job
 
-    return Job(**_parts(config), config=config).run(Console())
+    return Job(**parts_of(config), config=config).run(Console())
 
 
-def _parts(config: dict[str, Any]) -> dict[str, Any]:
-    """The parts by key. Raises: InputError: a part's own rule is broken; Hydra wraps it in an error of its own."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
+def _run_as_rank(rank: RankSide) -> None:
+    """One of the processes that `launch` started."""
+    rank.end_with_parent()
     try:
-        return {k: instantiate(v, _convert_="all") if isinstance(v, dict) else v for k, v in config.items()}
-    except InstantiationException as error:
-        if isinstance(error.__cause__, InputError):
-            raise error.__cause__ from None
-        raise
+        result = _run_job(rank.config())
+    except InputError as error:
+        rank.error(str(error), mistake=True)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        sys.exit(exit_code(interrupt))
+    except BaseException:
+        rank.error(traceback.format_exc(), mistake=False)
+        sys.exit(1)
+    if rank.rank == 0:
+        rank.result(result)
 
 
-def _fail(error: InputError) -> None:
-    print(f"plmft: {error}", file=sys.stderr)
-    sys.exit(2)
+def _fail(error: InputError | RankFailed, code: int = 2) -> None:
+    print(f"plmft: {mask(str(error))}", file=sys.stderr)
+    sys.exit(code)
 
 
 def main() -> None:
     """The command."""
     terminate_as_interrupt()
-    arguments = [a for a in sys.argv[1:] if not a.startswith("-")]
-    try:
-        check_command_line(arguments)
-    except InputError as error:
-        _fail(error)
-    run()
+    bound_kernel_caches()
+    rank = RankSide.find()
+    if rank is not None:
+        return _run_as_rank(rank)
+    with _told():
+        config = given()
+        if config is not None:
+            RankSide.end_with_parent()
+            run_noted(config, _job)
+        elif any(word.partition("=")[0] == "--from-run" for word in sys.argv[1:]):
+            from plmft.tracking.from_run import composed
+
+            _job(composed(sys.argv[1:]))
+        else:
+            check_command_line(get_args_parser().parse_known_args()[0].overrides)
+            run()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What a run came from: code, versions, machine, config; and what must not come along: secrets.
 
-Costs two calls of git and a look at /proc (tens of ms). What cannot be known is left out, never guessed.
+Costs four calls of git and a look at /proc (tens of ms). What cannot be known is left out, never guessed.
 """
 
 import getpass
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -16,14 +17,15 @@ from types import ModuleType
 from typing import Any
 
 MASK = "***"
+UNLISTED = ("_target_", "citation", "licence")
 PACKAGES = ("plmft", "torch", "transformers", "pytorch-lightning", "peft", "mlflow")
 
 SECRET_NAME = re.compile(
-    r"passw(or)?d|passphrase|secrets?(key)?(_|$)|api_?key|access_?key|private_?key|credential|token$"
+    r"passw(or)?d|passphrase|secrets?(key)?(_|$)|api_?key|access_?key|private_?key|credential|signature|^sig$|token$"
 )
 TOKEN_OPTION = re.compile(r"(^|_)token_")  # a secret if text (token_value), not if a number or switch (pad_token_id: 1)
 NUMBER_OR_SWITCH = re.compile(r"-?[\d.]+(e-?\d+)?|true|false|null", re.IGNORECASE)
-USERINFO = re.compile(r"(\w[\w+.-]*://)(?:[^/\s]*|[^/\s:]+:\S*)@")
+USERINFO = re.compile(r"(\w[\w+.-]*://?)(?:[^/\s]*|[^/\s:]+:\S*)@")
 ASSIGNMENT = re.compile(r"""([\w.-]+)=("[^"]*"|'[^']*'|[^\s&;,]+)""")
 
 
@@ -32,32 +34,53 @@ def environment_tags() -> dict[str, str]:
 
     git_* is there when plmft runs from its own checkout (not from a wheel); gpu.* where torch sees one.
     """
+    return git_tags(checkout()) | version_tags() | machine_tags() | _torch_tags() | _user_tag()
+
+
+def checkout() -> Path:
+    """Where plmft's repository would be: the folder above the package."""
     import plmft
 
-    checkout = Path(plmft.__file__).resolve().parent.parent
-    return git_tags(checkout) | version_tags() | machine_tags() | _gpu_tags() | _user_tag()
+    return Path(plmft.__file__).resolve().parent.parent
 
 
 def git_tags(checkout: Path) -> dict[str, str]:
-    """Commit and dirtiness of a checkout, untracked files counted; empty where `checkout` is no repository's top."""
-    top = _git(checkout, "rev-parse", "--show-toplevel")
-    commit = _git(checkout, "rev-parse", "--verify", "HEAD")
-    changes = _git(checkout, "status", "--porcelain")
-    if not top or Path(top).resolve() != checkout.resolve() or not commit or changes is None:
+    """Commit and dirtiness of a checkout, untracked files counted; empty where `checkout` is no repository's top.
+
+    git_diff tells two changed checkouts of one commit apart.
+    """
+    changes = code_changes(checkout)
+    if changes is None:
         return {}
-    dirty = "true" if changes else "false"
-    return {"git_commit": commit, "git_dirty": dirty, "mlflow.source.git.commit": commit}
+    commit = _git(checkout, "rev-parse", "--verify", "HEAD") or ""
+    tags = {"git_commit": commit, "git_dirty": str(any(changes)).lower(), "mlflow.source.git.commit": commit}
+    if any(changes):
+        tags["git_diff"] = hashlib.sha256("\n".join(changes).encode()).hexdigest()[:16]
+    return tags
+
+
+def code_changes(checkout: Path) -> tuple[str, str] | None:
+    """(what git's diff says of tracked files, the names of untracked ones, a line each).
+
+    None where `checkout` is not the top of a repository with a commit.
+    """
+    top = _git(checkout, "rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != checkout.resolve():
+        return None
+    diff = _git(checkout, "diff", "HEAD", "--no-ext-diff", "--no-textconv", "--no-color")
+    untracked = _git(checkout, "ls-files", "--others", "--exclude-standard")
+    return None if diff is None or untracked is None else (diff, untracked)
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
-            ["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10, check=True, env=environment
+            ["git", "-C", folder, *arguments], capture_output=True, timeout=10, check=True, env=environment
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout.decode(errors="replace").strip()
 
 
 def version_tags() -> dict[str, str]:
@@ -96,10 +119,11 @@ def gpu_tags(cuda: ModuleType, proc: Path = Path("/proc")) -> dict[str, str]:
     return tags
 
 
-def _gpu_tags() -> dict[str, str]:
+def _torch_tags() -> dict[str, str]:
     import torch
 
-    return gpu_tags(torch.cuda)
+    built = {"version.cuda": torch.version.cuda} if torch.version.cuda else {}
+    return built | gpu_tags(torch.cuda)
 
 
 def _user_tag() -> dict[str, str]:
@@ -118,9 +142,14 @@ def _field(file: Path, pattern: str) -> str | None:
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, str]:
-    """Nested config to dotted keys and text values, each as one would type it on the command line."""
+    """Nested config to dotted keys and text values, each as one would type it on the command line.
+
+    Nulls and what nobody compares (UNLISTED) are left out; config.yaml has them.
+    """
     flat: dict[str, str] = {}
     for key, value in config.items():
+        if value is None or key in UNLISTED:
+            continue
         name = re.sub(r"[^\w./ :-]", "_", str(key))  # what MLflow takes in a name
         if isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
             value = dict(enumerate(value))
@@ -139,7 +168,7 @@ def scrub(config: Any) -> Any:
     Doing it twice changes nothing more.
     """
     if isinstance(config, Mapping):
-        return {key: MASK if _is_secret(str(key), value) else scrub(value) for key, value in config.items()}
+        return {key: MASK if is_secret(str(key), value) else scrub(value) for key, value in config.items()}
     if isinstance(config, list | tuple):
         return type(config)(scrub(value) for value in config)
     return mask(config) if isinstance(config, str) else config
@@ -148,10 +177,11 @@ def scrub(config: Any) -> Any:
 def mask(text: str) -> str:
     """The text with every login in an address and every secret `name=value` replaced by ***."""
     text = USERINFO.sub(rf"\1{MASK}@", text)
-    return ASSIGNMENT.sub(lambda found: f"{found[1]}={MASK}" if _is_secret(found[1], found[2]) else found[0], text)
+    return ASSIGNMENT.sub(lambda found: f"{found[1]}={MASK}" if is_secret(found[1], found[2]) else found[0], text)
 
 
-def _is_secret(key: str, value: object) -> bool:
+def is_secret(key: str, value: object) -> bool:
+    """Whether a value is one by the name of its key."""
     if value is None or value == "" or isinstance(value, bool):
         return False
     words = [part.lower().replace("-", "_") for part in key.split(".")]

@@ -24,11 +24,14 @@ class Tracking:
     Args:
         uri: None for SQLite in the runs folder; or a server's http(s) address; or a database, as
             sqlite:///FILE or postgresql://HOST/NAME.
+        offline_ok: a store that is away at the start is no error: the run is kept on disk, and sent when the store is
+            back or by `python -m plmft.report sync`. An outage later never is an error.
 
     Raises: InputError: an address of another kind.
     """
 
     uri: str | None = None
+    offline_ok: bool = False
 
     def __post_init__(self) -> None:
         if self.uri is None:

@@ -1,13 +1,18 @@
 """Reach an MLflow store: soon, quietly, and with a message that says what to do where it cannot be had.
 
 MLflow alone repeats a call to a server that is away for minutes; one own look costs a round trip and at most 10 s.
+MLFLOW_HTTP_REQUEST_MAX_RETRIES and MLFLOW_HTTP_REQUEST_TIMEOUT hold where the user has set them.
 MLflow's usage reports to its makers are switched off, unless the user has set MLFLOW_DISABLE_TELEMETRY.
 """
 
+import configparser
+import contextlib
+import fcntl
 import logging
 import os
 import re
 import socket
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,9 +29,15 @@ from plmft.tracking.options import check_writable
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+    from mlflow.utils.rest_utils import MlflowHostCreds
 
 CONNECT_S, ANSWER_S = 4, 5
-CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_TOKEN")
+CALL_S = 60  # of one request to a server, an upload's answer included; and for a SQLite file that others write
+PROBE = "/api/2.0/mlflow/experiments/search?max_results=1"  # what may be read by whoever may log in
+
+
+class StoreAway(InputError):
+    """The store cannot be reached, or is not well: it may be later."""
 
 
 def open_client(uri: str) -> "MlflowClient":
@@ -34,8 +45,7 @@ def open_client(uri: str) -> "MlflowClient":
 
     Raises: InputError: it cannot be reached, or refuses.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must stand before mlflow is imported
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # `Run.url_hint` says it
+    _silence_mlflow()
     if uri.startswith(("http://", "https://")):
         check_server(uri)
     else:
@@ -46,6 +56,14 @@ def open_client(uri: str) -> "MlflowClient":
         return MlflowClient(tracking_uri=uri)  # makes a new database's tables
 
 
+def _silence_mlflow() -> None:
+    """And bound its calls: what repeats them is ours."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # must stand before mlflow is imported
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # `Run.url_hint` says it
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(CALL_S))
+
+
 def experiment_id(client: "MlflowClient", uri: str, name: str, runs: Path) -> str:
     """The experiment's id; it is made if missing, with its artifacts under `runs` unless a server keeps them.
 
@@ -54,7 +72,7 @@ def experiment_id(client: "MlflowClient", uri: str, name: str, runs: Path) -> st
     from mlflow.exceptions import MlflowException
 
     served = uri.startswith("http")
-    folder = None if served else (runs / "artifacts" / re.sub(r"[^\w.-]", "_", name)).as_uri()
+    folder = None if served else (runs / "artifacts" / re.sub(r"^\.|[^\w.-]", "_", name)).as_uri()
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
@@ -113,39 +131,75 @@ def _only_from(level: int, *names: str) -> Iterator[None]:
 
 
 def check_server(uri: str) -> None:
-    """Ask a server at an http(s) address whether it is there; other stores are looked at when they are opened.
+    """Ask a server at an http(s) address whether it is there, which even a busy one answers at once, and then for one
+    experiment, as MLflow will: with its logins, certificates and headers. Other stores are looked at when opened.
 
-    Raises: InputError: it can't be reached, refuses, or is not well.
+    Raises: InputError: it can't be reached, refuses the login, is no MLflow server, or is not well.
     """
     if not uri.startswith("http"):
         return
-    verify = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or (
-        os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "false").lower() not in ("true", "1")
-    )
+    _silence_mlflow()
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    once, wait_s = {"max_retries": 0, "raise_on_status": False}, ANSWER_S
     try:
-        answer = requests.get(f"{uri.rstrip('/')}/health", timeout=(CONNECT_S, ANSWER_S), verify=verify)
-    except requests.RequestException as error:
-        raise InputError(f"tracking.uri={mask(uri)}: {_reason(error)}. {_WAY_OUT}") from error
-    if answer.status_code in (401, 403) and not any(os.environ.get(name) for name in CREDENTIALS):
-        raise InputError(
-            f"tracking.uri={mask(uri)}: the server refuses us ({answer.status_code}). Set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment."
-        )
-    if answer.status_code >= 500:  # what lies below may be a server without /health: its answers to MLflow will tell
-        raise InputError(f"tracking.uri={mask(uri)}: the server is not well ({answer.status_code}). {_WAY_OUT}")
+        login = get_default_host_creds(uri.rstrip("/"))
+        status = http_request(login, "/health", "GET", timeout=(CONNECT_S, wait_s), **once).status_code
+        if status in (200, 404):  # some servers have no /health
+            wait_s = CALL_S
+            status = http_request(login, PROBE, "GET", timeout=(CONNECT_S, wait_s), **once).status_code
+    except (MlflowException, configparser.Error) as error:
+        away = isinstance(error.__context__, requests.RequestException) and not _is_tls(error.__context__)
+        kind = StoreAway if away else InputError
+        raise kind(f"tracking.uri={mask(uri)}: {_reason(error, wait_s)}") from None  # its context may hold a login
+    if status == 401:
+        raise InputError(f"tracking.uri={mask(uri)}: {_refused(login)}")
+    if status == 403:
+        raise InputError(f"tracking.uri={mask(uri)}: the server does not let us read (403). {_LOGIN}")
+    if status >= 500 or status in (408, 429):
+        raise StoreAway(f"tracking.uri={mask(uri)}: the server is not well ({status}). {_WAY_OUT}")
+    if status >= 400:
+        raise InputError(f"tracking.uri={mask(uri)}: no MLflow server answers there ({status}). {_WAY_OUT}")
 
 
 _WAY_OUT = (
-    "Start it (mlflow server --port 5000), correct the address, or use the SQLite default with tracking.uri=null."
+    "Start it (mlflow server --port 5000), correct the address, use the SQLite default with tracking.uri=null, or keep "
+    "the run on disk until then with tracking.offline_ok=true."
 )
+_LOGIN = "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment."
 
 
-def _reason(error: requests.RequestException) -> str:
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its TLS certificate is not trusted (MLFLOW_TRACKING_SERVER_CERT_PATH names a certificate to trust)"
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {ANSWER_S} s"
-    return "no MLflow server can be reached there"
+def _refused(login: "MlflowHostCreds") -> str:
+    if login.username and login.password:
+        return (
+            f"the server refuses the login of {login.username} (401). Correct MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD in the environment, or ~/.mlflow/credentials, which holds where they are not set."
+        )
+    if login.token:
+        return "the server refuses the token (401). Correct MLFLOW_TRACKING_TOKEN in the environment."
+    return f"the server wants a login (401). {_LOGIN}"
+
+
+def _is_tls(error: BaseException | None) -> bool:
+    return isinstance(error, requests.exceptions.SSLError)
+
+
+def _reason(error: Exception, wait_s: float) -> str:
+    cause = error.__context__  # MLflow wraps what requests says
+    if isinstance(error, configparser.Error):
+        return f"~/.mlflow/credentials can't be read ({type(error).__name__}). Mend it."
+    if _is_tls(cause):
+        return (
+            "its TLS certificate is not trusted, or it wants one of ours. MLFLOW_TRACKING_SERVER_CERT_PATH names a "
+            "file of certificates to trust, MLFLOW_TRACKING_CLIENT_CERT_PATH ours."
+        )
+    if isinstance(cause, requests.Timeout) or "Read timed out" in str(cause):  # which its retries make another error
+        return f"no answer within {wait_s} s. {_WAY_OUT}"
+    if isinstance(cause, requests.RequestException):
+        return f"no MLflow server can be reached there. {_WAY_OUT}"
+    return mask(str(cause or error))  # a file of certificates is missing; settings exclude each other
 
 
 def _check_database(uri: str) -> None:
@@ -153,6 +207,7 @@ def _check_database(uri: str) -> None:
     import sqlalchemy
 
     if uri.startswith("sqlite:"):
+        _wait_for_writers()
         file = Path(uri.removeprefix("sqlite:///"))
         check_writable(file.parent)
         if not file.exists():
@@ -167,6 +222,20 @@ def _check_database(uri: str) -> None:
             engine.dispose()
 
 
+def _wait_for_writers() -> None:
+    """Have SQLite wait for other processes' writes: by its own 5 s, a sweep's many jobs meet "database is locked"."""
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine
+
+    if not event.contains(Engine, "connect", _set_patience):
+        event.listen(Engine, "connect", _set_patience)
+
+
+def _set_patience(connection: object, record: object) -> None:
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute(f"PRAGMA busy_timeout = {CALL_S * 1000}")
+
+
 def _create_database(file: Path) -> None:
     """Make a new store aside and put it in place whole.
 
@@ -175,7 +244,9 @@ def _create_database(file: Path) -> None:
     """
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with quiet(), tempfile.TemporaryDirectory(dir=file.parent, prefix=".new-store-") as scratch:
+    with quiet(), _alone_in(file.parent), tempfile.TemporaryDirectory(dir=file.parent, prefix=".new-store-") as scratch:
+        if file.exists():
+            return
         made = Path(scratch, file.name)
         SqlAlchemyStore(f"sqlite:///{made}", (file.parent / "artifacts").as_uri()).engine.dispose()
         try:
@@ -186,14 +257,27 @@ def _create_database(file: Path) -> None:
             made.rename(file)
 
 
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time makes a store there; the others wait. Where folders can't be locked, each makes one."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def _check_port(uri: str) -> None:
     parts = urlsplit(uri)
     try:
         socket.create_connection((parts.hostname or "localhost", parts.port or 5432), timeout=CONNECT_S).close()
     except OSError as error:
-        raise InputError(
+        raise StoreAway(
             f"tracking.uri={mask(uri)}: no database can be reached there ({error.strerror or error}). Start it, "
-            "correct the address, or use the SQLite default with tracking.uri=null."
+            "correct the address, use the SQLite default with tracking.uri=null, or keep the run on disk until then "
+            "with tracking.offline_ok=true."
         ) from error
 
 
@@ -206,5 +290,10 @@ def _check_artifact_folder(experiment: str, location: str, runs: Path) -> None:
         raise InputError(
             f"experiment {experiment} keeps its artifacts in {folder}, which is gone. If the runs folder was moved, "
             "move it back, or set PLMFT_RUNS to a new one."
+        )
+    if folder.is_symlink():
+        raise InputError(
+            f"experiment {experiment}: {folder} is a link to another folder, where a run writes nothing. Remove it; to "
+            "keep artifacts on another disk, set PLMFT_RUNS to a folder there."
         )
     check_writable(folder)

@@ -19,13 +19,16 @@ class Child:
 
     Args:
         overrides: what its command line set, key to value. status: MLflow's. metrics: its last values.
-        primary: the name of the task's primary metric, None where it isn't known.
+        primary: the name of the task's primary metric, None where it isn't known. task: its name, likewise.
+        reason: why it did not finish, where that is known.
     """
 
     overrides: Mapping[str, str]
     status: str
     metrics: Mapping[str, float]
     primary: str | None = None
+    task: str | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,21 @@ def statistics(children: Sequence[Child]) -> list[Statistic]:
     Final metrics are of the test splits and of the cost, without ends of intervals and ceilings. Groups come in order
     of the jobs; which keys vary is seen from all jobs, unfinished ones included.
     """
-    keys = varying(children)
-    groups: dict[Group, list[Child]] = {}
-    for child in children:
-        if child.status == "FINISHED":
-            groups.setdefault(tuple(child.overrides.get(key, "") for key in keys), []).append(child)
     return [
         _statistic(group, name, [child.metrics[name] for child in members if name in child.metrics])
-        for group, members in groups.items()
+        for group, members in groups(children).items()
         for name in dict.fromkeys(name for child in members for name in child.metrics if is_final(name))
     ]
+
+
+def groups(children: Sequence[Child]) -> dict[Group, list[Child]]:
+    """Those that have FINISHED, by their values of the varying keys."""
+    keys = varying(children)
+    found: dict[Group, list[Child]] = {}
+    for child in children:
+        if child.status == "FINISHED":
+            found.setdefault(tuple(child.overrides.get(key, "") for key in keys), []).append(child)
+    return found
 
 
 def is_final(metric: str) -> bool:

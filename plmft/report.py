@@ -1,0 +1,95 @@
+"""Look at the runs that MLflow remembers, in the terminal; or send what a store that was away has not got yet.
+
+    python -m plmft.report runs --task fluorescence --sort metric
+    python -m plmft.report runs --csv > runs.csv
+    python -m plmft.report sync
+
+The store is --uri, else MLFLOW_TRACKING_URI, else the SQLite file in the runs folder (PLMFT_RUNS, else ./mlruns).
+"""
+
+import argparse
+import gc
+import sys
+from collections.abc import Sequence
+
+from plmft import InputError
+from plmft.tracking.options import runs_dir
+
+LIMIT = 50
+COLLECT_AFTER = 500_000  # new objects: MLflow makes some hundred a run, and collecting takes half of the time
+SORTS = ("started", "metric", "step_ms", "residues_per_s", "gpu_gb", "host_gb", "energy_j", "wall_s")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command."""
+    asked = _parser().parse_args(arguments)
+    gc.set_threshold(COLLECT_AFTER)
+    try:
+        sys.exit(asked.command(asked))
+    except InputError as error:
+        print(f"plmft: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m plmft.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="runs | sync")
+    runs = commands.add_parser("runs", help="accuracy and cost of runs; those of a sweep as mean ± sd over seeds")
+    runs.add_argument("--task", help="of this task only")
+    runs.add_argument("--sort", choices=SORTS, default="started", help="best or cheapest first; default: newest first")
+    runs.add_argument("--limit", type=_count, default=LIMIT, help=f"lines at most; 0: all; default: {LIMIT}")
+    runs.add_argument("--uri", help="the MLflow store, as tracking.uri")
+    form = runs.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="for programs: each run, with its full id")
+    form.add_argument("--csv", action="store_true", help="the same as CSV")
+    runs.set_defaults(command=_runs)
+    sync = commands.add_parser("sync", help="send what could not be sent during runs; exit code 1 if something is left")
+    sync.set_defaults(command=_sync)
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text} is no number of lines")
+    return int(text)
+
+
+def _runs(asked: argparse.Namespace) -> int:
+    from plmft.tracking.reading import open_existing, read_address
+
+    if asked.sort == "metric" and not asked.task:
+        raise InputError("--sort metric: each task has a metric of its own. Add --task TASK.")
+    folder = runs_dir()
+    uri = read_address(asked.uri, folder)
+    client = open_existing(uri)
+    from plmft.tracking.listing import read_lines
+    from plmft.tracking.listing_table import print_csv, print_json, print_table
+
+    lines, more = read_lines(client, uri, folder, task=asked.task, sort=asked.sort, limit=asked.limit)
+    if asked.json:
+        print_json(lines)
+    elif asked.csv:
+        print_csv(lines)
+    else:
+        print_table(lines, more=more, uri=uri)
+    return 0
+
+
+def _sync(asked: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from plmft.tracking.sync import sync
+
+    left = sync(runs_dir(), Console())
+    return 1 if left else 0
+
+
+if __name__ == "__main__":
+    main()
