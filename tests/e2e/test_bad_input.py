@@ -20,7 +20,7 @@ RANDOM = ("model=esm2_tiny", "task=fluorescence")
         ("model=esm2_9m", ["model=esm2_9m: there is no such model", "Did you mean 'esm2_8m'?", "protbert"]),
         ("task=flourescence", ["task=flourescence: there is no such task", "Did you mean 'fluorescence'?"]),
         ("experiment=quick", ["experiment=quick: there is no such experiment", "quickstart"]),
-        ("tuning=dora", ["tuning=dora", "Did you mean 'lora'?"]),
+        ("tuning=loraa", ["tuning=loraa", "Did you mean 'lora'?"]),
         ("learning_rate=1", ["the config has no key 'learning_rate'", "It takes: seed, batch_size"]),
         ("optim.lrs=1", ["optim has no key 'lrs'", "Did you mean 'lr'?"]),
         ("+tuning.ranks=3", ["tuning has no option 'ranks'", "Did you mean 'rank'?"]),
@@ -31,7 +31,7 @@ RANDOM = ("model=esm2_tiny", "task=fluorescence")
         ("batch_size=0", ["batch_size=0: must be greater than or equal to 1"]),
         ("batch_size=1.5", ["batch_size=1.5: must be a valid integer"]),
         ("seed=4294967296", ["seed=4294967296: must be less than or equal to 4294967295"]),
-        ("hardware.precision=fp7", ["hardware.precision=fp7", "'auto', 'bf16' or 'fp32'"]),
+        ("hardware.precision=fp7", ["hardware.precision=fp7", "'fp16' or 'bf16_weights'"]),
         ("hardware.tokens_per_batch=0", ["hardware.tokens_per_batch=0"]),
         ("limit.train=0", ["limit.train=0: must be greater than 0"]),
         ("data.length_policy=cut", ["data.length_policy=cut", "'refuse', 'crop' or 'window'"]),
@@ -50,6 +50,12 @@ def test_all_mistakes_are_told_at_once(runs: Path) -> None:
     ended = run_apart(runs, "optim.lr=-1", "batch_size=0", "tuning.rank=x")
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (2, "", 3)
     assert not runs.exists()
+
+
+def test_an_option_of_hydra_may_have_a_value(runs: Path) -> None:
+    out = run_apart(runs, "--cfg", "job", "--package", "tuning", "tuning=dora").succeeded()
+    assert "_target_: plmft.models.tuning.DoRA" in out
+    run_apart(runs, "--cfg", "job", "tunin=dora").refused("Did you mean 'tuning'?")
 
 
 HEADER = "sequence,log_fluorescence\n"

@@ -1,6 +1,7 @@
-"""MLflow's pages in a real Chromium: two runs of the command side by side, accuracy and cost in one table.
+"""MLflow's pages in a real Chromium over a finished sweep: accuracy and cost of its runs, side by side.
 
-The runs and the server are made once for the file. With PLMFT_SCREENSHOTS=FOLDER the pages are kept there as PNG.
+The sweep (two models, two seeds) and the server are made once for the file. With PLMFT_SCREENSHOTS=FOLDER the pages are
+kept there as PNG; docs/mlflow_*.png are such.
 """
 
 import json
@@ -16,19 +17,20 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.command import run_apart, run_folder, stored_runs
+from tests.e2e.command import run_apart, stored_runs
 from tests.integration.test_tracking_server import free_port, serving
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(600)]
 
-QUICK = (
+SWEEP = (
+    "--multirun",
     "experiment=quickstart",
     "task.train=60",
     "task.valid=10",
     "task.test=20",
-    "optim.epochs=6",
+    "optim.epochs=2",
 )  # enough steps for a step time
-TUNINGS = ("full", "frozen")
+MODELS, SEEDS = ("esm2_tiny", "onehot_cnn"), ("0", "1")
 SHOWN = (
     "test/accuracy",
     "baseline/accuracy",
@@ -36,6 +38,7 @@ SHOWN = (
     "cost/residues_per_s",
     "cost/peak_host_memory_gb",
 )
+AXES = ("cost/step_time_ms_p50", "cost/residues_per_s", "cost/peak_host_memory_gb", "test/accuracy")  # the last: colour
 # --no-sandbox: tests may run as root; the rest keeps Chromium from calling its makers.
 FLAGS = (
     "--headless",
@@ -53,12 +56,13 @@ PATIENCE_S = 90
 
 @dataclass(frozen=True)
 class Site:
-    """MLflow's UI over two finished runs."""
+    """MLflow's UI over a finished sweep: its jobs in the order that they ran, and the parent's run id."""
 
     url: str
     runs: Path
     experiment: str
-    summaries: tuple[dict, dict]
+    summaries: tuple[dict, ...]
+    parent: str
 
     @property
     def ids(self) -> list[str]:
@@ -71,8 +75,8 @@ class Site:
     def runs_page(self) -> str:
         return f"{self.url}/#/experiments/{self.experiment}/runs"
 
-    def run_page(self, i: int, part: str = "") -> str:
-        return f"{self.runs_page()}/{self.ids[i]}{part}"
+    def run_page(self, run: str, part: str = "") -> str:
+        return f"{self.runs_page()}/{run}{part}"
 
 
 class Page:
@@ -145,12 +149,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def site(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Two quick runs, and the UI by the command that the last of them prints."""
+    """A quick sweep, and the UI by the command that it prints."""
     runs = tmp_path_factory.mktemp("site")
-    summaries = []
-    for tuning in TUNINGS:
-        printed = run_apart(runs, *QUICK, f"tuning={tuning}").succeeded()
-        summaries.append(json.loads((run_folder(runs) / "summary.json").read_text()))
+    printed = run_apart(runs, *SWEEP, f"model={','.join(MODELS)}", f"seed={','.join(SEEDS)}").succeeded()
+    summaries = tuple(json.loads(file.read_text()) for file in sorted(runs.glob("work/*/summary.json")))
+    (parent,) = [run for run in stored_runs(runs) if "sweep" in run.data.tags]
     hint = shlex.split(printed.splitlines()[-1].removeprefix("Compare runs: "))
     assert hint == ["mlflow", "ui", "--backend-store-uri", f"sqlite:///{runs}/mlflow.db"]
     port = free_port()
@@ -159,7 +162,7 @@ def site(page: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # its background jobs are a load of their own
         with serving(*command, health=f"{url}/health", folder=runs):
-            yield Site(url, runs, stored_runs(runs)[0].info.experiment_id, tuple(summaries))
+            yield Site(url, runs, parent.info.experiment_id, summaries, parent.info.run_id)
 
 
 def figures(summary: dict) -> dict[str, float]:
@@ -212,7 +215,7 @@ METRICS_AT = """
 
 
 def choose_columns(page: Page, names: tuple[str, ...]) -> None:
-    """Tick columns of the experiment's table of runs in the menu Columns."""
+    """Tick columns of the experiment's table of runs in the menu Columns, or untick those that were."""
     from selenium.webdriver.common.keys import Keys
 
     page.element("[data-testid=column-selection-dropdown]", "Columns").click()
@@ -228,13 +231,58 @@ def choose_columns(page: Page, names: tuple[str, ...]) -> None:
     page.wait(lambda: not page.elements("input[placeholder='Search columns']"))
 
 
-def test_the_compare_page_holds_accuracy_and_cost_of_both_runs(page, site):
+def plotted(page: Page) -> dict[str, list]:
+    """What the parallel coordinates are drawn from: an axis's name to a value for each run."""
+    dimensions = page.script("""
+        const plot = document.querySelector('.js-plotly-plot')
+        if (!plot || !plot.data || plot.data[0].type != 'parcoords') return null
+        return plot.data[0].dimensions.map(axis => [axis.label, axis.ticktext
+            ? [...axis.values].map(value => axis.ticktext[axis.tickvals.indexOf(value)]) : [...axis.values]])
+    """)
+    return dict(dimensions or ())
+
+
+def choose_axes(page: Page, parameters: tuple[str, ...], metrics: tuple[str, ...]) -> None:
+    """Of the compare page's parallel coordinates, instead of those that MLflow begins with."""
+    from selenium.webdriver.common.keys import Keys
+
+    page.element("button", "Clear All").click()
+    for place, names in enumerate((parameters, metrics)):
+        for name in names:
+            box = page.wait(lambda: page.elements("input[role=combobox]"))[place]
+            box.send_keys(name)
+            option = f"[class*=select-item-option][title='{name}']"
+            page.wait(lambda option=option: visible(page.elements(option)))[0].click()
+        page.elements("input[role=combobox]")[place].send_keys(Keys.ESCAPE)
+
+
+def visible(elements: list) -> list:
+    return [element for element in elements if element.is_displayed()]
+
+
+def test_parallel_coordinates_show_accuracy_and_cost_across_the_runs(page, site):
     page.open(site.compare_page())
-    page.wait(lambda: "Comparing 2 Runs from 1 Experiment" in page.text())
+    page.wait(lambda: "Comparing 4 Runs from 1 Experiment" in page.text())
+    choose_axes(page, ("model.name", "seed"), AXES)
+    axes = page.wait(lambda: found if set(AXES) <= (found := plotted(page)).keys() else None)
+    assert list(axes) == ["model.name", "seed", *AXES]
+    assert axes["model.name"] == [summary["model"] for summary in site.summaries]
+    for name in AXES:
+        assert axes[name] == [figures(summary)[name] for summary in site.summaries], name
+    headings = page.script("return [...document.querySelectorAll('.parcoords .axis-title')].map(e => e.textContent)")
+    assert set(headings) >= set(AXES), "they can be read"
+    page.element("h1, h2, h3, h4", "Comparing 4 Runs from 1 Experiment").click()  # takes the cursor out of the plot
+    page.keep("parallel")
+
+
+def test_the_compare_page_holds_accuracy_and_cost_of_all_runs(page, site):
+    page.open(site.compare_page())
+    page.wait(lambda: "Comparing 4 Runs from 1 Experiment" in page.text())
     texts = page.wait(lambda: rows(page) if "model.name" in rows(page) else None)
     assert texts["Run ID:"] == site.ids
-    assert texts["model.name"] == ["esm2_tiny", "esm2_tiny"]
-    assert texts["tuning"] == list(TUNINGS)
+    assert texts["model.name"] == [model for model in MODELS for _ in SEEDS]
+    assert texts["seed"] == [*SEEDS, *SEEDS]
+    assert not [name for name in texts if "_target_" in name]
 
     shown = metric_rows(page)
     for name in SHOWN:
@@ -242,24 +290,55 @@ def test_the_compare_page_holds_accuracy_and_cost_of_both_runs(page, site):
         assert [float(text) for text in shown[name]] == expected, name
     names = set().union(*(summary["metrics"].keys() | summary["cost"].keys() for summary in site.summaries))
     assert names <= shown.keys(), "all of summary.json is in the table"
-    page.wait(lambda: page.script(METRICS_AT, 300))
-    page.script("arguments[0].scrollIntoView()", page.elements(".ReactVirtualized__Grid")[0])
+    page.wait(lambda: page.script(METRICS_AT, 600))
+    page.script(
+        "arguments[0].scrollIntoView({block: 'center', inline: 'nearest'})", page.elements(".ReactVirtualized__Grid")[0]
+    )
     page.keep("compare")
 
 
+def widen(page: Page, column: str) -> None:
+    """Make a column of the table of runs as wide as what it holds, by a double click on its edge."""
+    from selenium.webdriver import ActionChains
+
+    edge = page.element(f".ag-header-cell[col-id='{column}'] .ag-header-cell-resize")
+    before = page.element(f".ag-header-cell[col-id='{column}']").size["width"]
+    ActionChains(page.driver).double_click(edge).perform()
+    page.wait(lambda: page.element(f".ag-header-cell[col-id='{column}']").size["width"] != before)
+
+
 def test_the_table_of_runs_shows_the_columns_that_a_user_picks(page, site):
+    """Of the jobs of a sweep, once it is opened; their names begin with the model."""
     page.open(site.runs_page())
-    choose_columns(page, SHOWN)
+    page.element(f"[row-id='{site.parent}'] button").click()
+    choose_columns(page, ("Dataset", "Source", "Models", *SHOWN))  # the first three were ticked
     for summary in site.summaries:
         for name, value in figures(summary).items():
             cell = page.element(f"[row-id='{summary['run_id']}'] [col-id='metrics.`{name}`']")
             page.wait(lambda cell=cell: cell.text)
             assert float(cell.text) == value, name
+        row = " ".join(cell.text for cell in page.elements(f"[row-id='{summary['run_id']}']"))
+        assert summary["model"] in row
+    for name in ("attributes.`Run Name`", *(f"metrics.`{name}`" for name in SHOWN)):
+        widen(page, name)
     page.keep("runs")
 
 
+def test_the_sweep_keeps_its_table_and_its_plot(page, site):
+    page.open(site.run_page(site.parent, "/artifacts/sweep.csv"))
+    page.wait(lambda: "sweep.csv" in page.text().splitlines() and "test/accuracy" in page.text())
+    for model in MODELS:
+        assert model in page.text()
+    page.element("[data-testid=artifact-tree-node]", "figures").click()
+    page.element("[data-testid=artifact-tree-node]", "accuracy_against_cost.png").click()
+    assert shown_size(page) == size_of(site.runs, site.parent, "figures/accuracy_against_cost.png")
+    path = next(element for element in page.elements("div, span") if element.text.startswith("Path: file:"))
+    page.script("arguments[0].style.visibility = 'hidden'", path)  # of this machine
+    page.keep("sweep")
+
+
 def test_a_run_page_shows_data_set_and_model(page, site):
-    page.open(site.run_page(0))
+    page.open(site.run_page(site.ids[0]))
     page.wait(lambda: "Logged models (1)" in page.text() and "Datasets" in page.text())
     text = page.text()
     digest = site.summaries[0]["data_digest"][:36]
@@ -275,12 +354,21 @@ def test_a_run_page_shows_data_set_and_model(page, site):
     page.keep("model_artifacts")
 
 
-def test_the_artifacts_show_the_learning_curve(page, site):
-    page.open(site.run_page(0, "/artifacts/figures/learning_curve.png"))
-    page.wait(lambda: {"config.yaml", "predictions.parquet", "summary.json"} <= set(page.text().splitlines()))
+def shown_size(page: Page) -> list[int]:
+    """Width and height of the image in view, once it is loaded."""
     image = page.element("img[src^='blob:']")
-    page.wait(lambda: page.script("return arguments[0].complete", image))
-    (file,) = site.runs.glob(f"artifacts/*/{site.ids[0]}/artifacts/figures/learning_curve.png")
-    size = struct.unpack(">II", file.read_bytes()[16:24])  # width and height in a PNG's header
-    assert page.script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", image) == list(size)
+    page.wait(lambda: page.script("return arguments[0].complete && arguments[0].naturalWidth", image))
+    return page.script("return [arguments[0].naturalWidth, arguments[0].naturalHeight]", image)
+
+
+def size_of(runs: Path, run: str, artifact: str) -> list[int]:
+    (file,) = runs.glob(f"artifacts/*/{run}/artifacts/{artifact}")
+    return list(struct.unpack(">II", file.read_bytes()[16:24]))  # in a PNG's header
+
+
+def test_the_artifacts_show_the_learning_curve(page, site):
+    page.open(site.run_page(site.ids[0], "/artifacts/figures/learning_curve.png"))
+    kept = {"config.yaml", "predictions.parquet", "requirements.txt", "summary.json"}
+    page.wait(lambda: kept <= set(page.text().splitlines()))
+    assert shown_size(page) == size_of(site.runs, site.ids[0], "figures/learning_curve.png")
     page.keep("learning_curve")

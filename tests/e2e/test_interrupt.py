@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from plmft.training.checkpoints import is_whole
 from tests.e2e.command import (
     SMALL,
     TIMEOUT_S,
@@ -50,36 +51,44 @@ def stop(runs: Path, number: signal.Signals, when: Callable[[Path], bool]) -> En
 
 def has_trained(runs: Path) -> bool:
     """The first validation is over and its checkpoints are written."""
-    return len(list(runs.glob("work/*/checkpoints/*.ckpt"))) == 2
+    return any(runs.glob("work/*/checkpoints/step-*.ckpt"))
 
 
-def steps(folder: Path, name: str) -> int:
-    """The optimizer step of a checkpoint, which holds no code."""
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"]
+def last(folder: Path, kind: str) -> int:
+    """The optimizer step of the last checkpoint of a kind, which is whole and holds no code."""
+    path = max((folder / "checkpoints").glob(f"{kind}-*.ckpt"))
+    assert is_whole(path)
+    return torch.load(path, weights_only=True)["global_step"]
 
 
-def assert_kept(runs: Path, ended: Ended) -> None:
+def assert_kept(runs: Path, ended: Ended, status: str) -> None:
     """The run is marked, its last state is kept and told, nothing claims success."""
     folder = run_folder(runs)
-    assert statuses(runs) == ["KILLED"]
-    assert f"Interrupted; the last state is {folder}/checkpoints/last.ckpt" in ended.out
-    assert steps(folder, "last") >= steps(folder, "best") >= 4
+    assert statuses(runs) == [status]
+    assert f"Interrupted; {folder} keeps its state: the same command goes on from there" in ended.out
+    assert last(folder, "step") >= last(folder, "best") >= 4
     assert ended.err == ""
     assert not (folder / "summary.json").exists() and not (folder / "model").exists()
     assert_nothing_half_written(runs)
 
 
 @pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
-    ids=["SIGINT", "SIGTERM"],
+    ("number", "code", "status"),
+    [
+        pytest.param(signal.SIGINT, 130, "KILLED", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 143, "KILLED", marks=pytest.mark.slow),
+        pytest.param(signal.SIGUSR2, 128 + signal.SIGUSR2, "SCHEDULED", marks=pytest.mark.slow),
+    ],
+    ids=["SIGINT", "SIGTERM", "SIGUSR2"],
 )
-def test_a_signal_during_training(command: Callable, store: Path, number: signal.Signals, code: int) -> None:
+def test_a_signal_during_training(
+    command: Callable, store: Path, number: signal.Signals, code: int, status: str
+) -> None:
     ended = stop(store, number, has_trained)
     assert ended.code == code, ended
-    assert_kept(store, ended)
+    assert_kept(store, ended, status)
     command(*TINY).succeeded()
-    assert statuses(store) == ["KILLED", "FINISHED"]
+    assert statuses(store) == [status, "FINISHED"]
 
 
 @pytest.mark.slow
@@ -99,7 +108,7 @@ def test_a_kill_leaves_a_sound_store_and_sound_checkpoints(command: Callable, st
     ended = stop(store, signal.SIGKILL, has_trained)
     assert ended.code == -signal.SIGKILL
     killed = run_folder(store)
-    assert steps(killed, "best") >= 4 and steps(killed, "last") >= 4
+    assert last(killed, "best") >= 4 and last(killed, "step") >= 4
     with sqlite3.connect(store / "mlflow.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     command(*TINY).succeeded()

@@ -94,15 +94,22 @@ def test_the_predictions_give_the_accuracy_again(quickstart: Quickstart) -> None
 
 def test_nothing_lies_outside_the_runs_folder(quickstart: Quickstart) -> None:
     assert_nothing_half_written(quickstart.runs)
-    assert {path.name for path in quickstart.runs.iterdir()} == {"mlflow.db", "artifacts", "work"}
-    kept = {"config.yaml", "summary.json", "predictions.parquet", "leaks.csv", "model", "checkpoints"}
-    assert {path.name for path in quickstart.folder.iterdir()} == kept
-    assert {path.name for path in quickstart.folder.glob("checkpoints/*")} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in quickstart.runs.iterdir()} == {"mlflow.db", "artifacts", "work", "cache"}
+    cached = [path for path in (quickstart.runs / "cache").rglob("*") if path.is_file()]
+    assert sorted(path.suffix for path in cached if path.parent.name == "tokens") == [".safetensors"] * 3
+    kept = {"config.yaml", "summary.json", "predictions.parquet", "leaks.csv", "requirements.txt"}
+    kept |= {"model", "checkpoints", "figures", "tracking"}
+    assert {path.name for path in quickstart.folder.iterdir()} - {"code.diff"} == kept
+    steps = {path.stem for path in quickstart.folder.glob("checkpoints/*.ckpt")}
+    assert steps == {path.stem for path in quickstart.folder.glob("checkpoints/*.sha256")}
+    assert sorted(name.partition("-")[0] for name in steps) == ["best", "step", "step"]
 
 
 def test_mlflow_remembers_the_run(quickstart: Quickstart) -> None:
     (run,) = stored_runs(quickstart.runs)
-    assert (run.info.status, run.info.run_name) == ("FINISHED", quickstart.folder.name)
+    started = quickstart.folder.name[:15]
+    assert (run.info.status, run.info.run_name) == ("FINISHED", f"esm2_tiny-full-s0-{started}")
+    assert run.data.tags["folder"] == quickstart.folder.name
     assert run.info.run_id == quickstart.summary["run_id"]
     params = {"model.layers": "2", "optim.epochs": "2", "optim.lr": "0.003", "batch_size": "16", "seed": "0"}
     assert run.data.params.items() >= params.items()

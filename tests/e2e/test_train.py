@@ -54,11 +54,23 @@ def train_mean(data: Path) -> float:
     return pd.read_csv(data / BRIGHTNESS / "train.csv").log_fluorescence.mean()
 
 
-@pytest.mark.parametrize("tuning", ["frozen", "lora"])
-def test_a_reloaded_model_predicts_what_the_run_did(command: Callable, store: Path, data: Path, tuning: str) -> None:
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        ("tuning=frozen",),
+        ("tuning=lora",),
+        ("tuning=dora", "hardware.gradient_checkpointing=true"),
+        ("tuning=last_layers", "tuning.layers=1", "optim.layer_decay=0.8"),
+        ("tuning=lora", "tuning.layers=1", "hardware.precision=bf16_weights"),
+    ],
+    ids=" ".join,
+)
+def test_a_reloaded_model_predicts_what_the_run_did(
+    command: Callable, store: Path, data: Path, chosen: tuple[str, ...]
+) -> None:
     from plmft.models.tuned import load
 
-    command("model=esm2_tiny", f"tuning={tuning}", *TASK).succeeded()
+    command("model=esm2_tiny", *TASK, *chosen).succeeded()
     table = predictions(store)
     found = load(run_folder(store) / "model").predict(table.sequence.tolist())
     np.testing.assert_allclose(found, table.predicted, rtol=1e-5, atol=1e-6)
@@ -134,12 +146,11 @@ def test_max_steps_within_an_epoch_ends_with_a_validated_checkpoint(command: Cal
     client = MlflowClient(tracking_uri=f"sqlite:///{store}/mlflow.db")
     history = client.get_metric_history(found["run_id"], "valid/spearman")
     assert [point.step for point in history] == [5, 7]
-    states = {
-        name: torch.load(run_folder(store) / "checkpoints" / f"{name}.ckpt", weights_only=True)["global_step"]
-        for name in ("best", "last")
-    }
+    kept = {path.stem: path for path in (run_folder(store) / "checkpoints").glob("*.ckpt")}
     best = max(history, key=lambda point: point.value).step
-    assert states == {"best": best, "last": 7} and found["metrics"]["best_step"] == best
+    assert set(kept) == {f"best-0000000{best}", "step-00000005", "step-00000007"}
+    assert all(torch.load(path, weights_only=True)["global_step"] == int(name[-8:]) for name, path in kept.items())
+    assert found["metrics"]["best_step"] == best
 
 
 def test_training_stops_where_nothing_improves(command: Callable, store: Path, data: Path) -> None:

@@ -37,7 +37,11 @@ def test_it_holds_config_and_tasks_and_not_the_shim(wheel: Path) -> None:
         wanted = {inside + name.removeprefix(folder) for name in files.stdout.split()} - {"plmft/tasks.py"}
         assert wanted and wanted <= names, wanted - names
     assert "plmft/tasks.py" not in names
-    assert {name.split("/")[0] for name in names} == {"plmft", wheel.name.split("-py3")[0] + ".dist-info"}
+    assert {name.split("/")[0] for name in names} == {
+        "plmft",
+        "hydra_plugins",
+        wheel.name.split("-py3")[0] + ".dist-info",
+    }
 
 
 def test_the_quickstart_runs_from_it_in_an_empty_folder(wheel: Path, tmp_path: Path, runs: Path) -> None:

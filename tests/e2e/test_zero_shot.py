@@ -95,6 +95,7 @@ def test_a_pseudo_perplexity_is_that_of_a_slow_loop(
     np.testing.assert_allclose(table.predicted["1:p1"], own[1], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_masked_perplexity_is_the_same_again(
     command: Callable, store: Path, tmp_path: Path, rng: np.random.Generator
 ) -> None:

@@ -1,53 +1,23 @@
 """A run on a real MLflow server, and its model served by `mlflow models serve`; both on loopback."""
 
 import contextlib
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 
 import pytest
 import requests
 
 from plmft.tracking.run import Run
+from tests.integration.servers import answers, free_port, quiet_environment, running
 
 pytestmark = pytest.mark.slow
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
 
 
 @contextlib.contextmanager
 def serving(*arguments, health, folder):
     """An mlflow command in the background, until the block ends."""
-    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
-    with open(folder / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "PATH": path},
-        )
-        try:
-            deadline = time.monotonic() + 90
-            while not answers(health):
-                assert process.poll() is None and time.monotonic() < deadline, (folder / "log.txt").read_text()
-                time.sleep(0.2)
-            yield
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=30)
-
-
-def answers(url):
-    with contextlib.suppress(requests.RequestException):
-        return requests.get(url, timeout=2).ok
+    command = [sys.executable, "-m", "mlflow", *arguments]
+    with running(command, folder / "log.txt", ready=lambda: answers(health), environment=quiet_environment()):
+        yield
 
 
 @pytest.fixture
@@ -84,9 +54,8 @@ def test_a_run_on_a_server_and_its_model_served(server, tuned, tmp_path, capfd):
     from mlflow.tracking import MlflowClient
 
     model, folder = tuned
-    run = Run.start(
-        server, experiment="planted", name="n", runs=tmp_path / "mlruns", tags={"a": "b"}, params={"x": "y" * 7000}
-    )
+    told = {"tags": {"a": "b"}, "params": {"x": "y" * 7000}, "folder": tmp_path / "run"}
+    run = Run.start(server, experiment="planted", name="n", runs=tmp_path / "mlruns", **told)
     for step in range(1500):
         run.metrics({"train/loss": 1.0 / (step + 1)}, step)
     run.dataset("planted", "d" * 64, "generated", {"train": 10})

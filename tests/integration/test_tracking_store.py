@@ -1,6 +1,8 @@
 """A run written to a real SQLite store (and once to a real server) and read back by a fresh client."""
 
+import io
 import json
+import secrets
 import subprocess
 import sys
 import types
@@ -10,11 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from plmft import InputError
 from plmft.tracking.lineage import flatten, scrub
 from plmft.tracking.options import Tracking
 from plmft.tracking.run import Run
+from plmft.tracking.sync import sync
 
 SECRET = "s3cr3t-V4lue"
 
@@ -41,9 +45,14 @@ def client(uri):
 
 
 @pytest.fixture
-def start(uri, runs, request):
-    def start(experiment=request.node.name, tags=None, params=None):
-        return Run.start(uri, experiment=experiment, name="a run", runs=runs, tags=tags or {}, params=params or {})
+def start(uri, runs, request, tmp_path):
+    def start(experiment=request.node.name, tags=None, params=None, folder=None):
+        given = {
+            "tags": tags or {},
+            "params": params or {},
+            "folder": folder or tmp_path / f"run-{secrets.token_hex(4)}",
+        }
+        return Run.start(uri, experiment=experiment, name="a run", runs=runs, **given)
 
     return start
 
@@ -92,15 +101,71 @@ def test_diverged_metrics_are_seen(start, client):
     assert metrics["scale"] > 1e308
 
 
-def test_a_batch_that_is_sent_again_counts_once(start, client):
-    """As after an interruption between sending and noting it as sent."""
-    run = start()
-    run.metrics({"loss": 1.0, "diverged": float("nan")}, 0)
-    waiting = list(run._buffer)
-    run.flush()
-    run._buffer = waiting
+def test_what_is_sent_again_counts_once(start, client, tuned, tmp_path):
+    """As after a kill between sending and noting it as sent, and between making a run or model and noting its id."""
+    folder = tmp_path / "run"
+
+    def tell(run):
+        run.metrics({"loss": 1.0, "diverged": float("nan")}, 0)
+        run.tags({"a": "b"})
+        run.dataset("data", "d" * 64, "/data", {"train": 1})
+        run.model(tuned, {"sequence": ["MKT"]}, "sequence_regression")
+
+    first = start(folder=folder, params={"lr": 1})
+    tell(first)
+    first.end("KILLED")
+    for file, lost in (("sent.json", {}), ("run.json", {"run_id": None})):
+        path = folder / "tracking" / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | lost if lost else {}))
+    run = start(folder=folder, params={"lr": 2}, tags={"attempts": 2})
+    assert client.get_run(run.id).info.status in ("RUNNING", "KILLED")  # the thread has begun to tell of it
+    tell(run)
     run.end("FINISHED")
+    experiment = client.get_run(run.id).info.experiment_id
+    (found,) = client.search_runs([experiment])
+    assert (found.info.run_id, found.info.status, run.note) == (first.id, "FINISHED", None)
+    assert found.data.params == {"lr": "1"} and {"a": "b", "attempts": "2"}.items() <= found.data.tags.items()
+    assert [len(client.get_metric_history(run.id, name)) for name in ("loss", "diverged")] == [1, 1]
+    assert len(found.inputs.dataset_inputs) == len(client.get_run(run.id).outputs.model_outputs) == 1
+    assert [model.status for model in client.search_logged_models([experiment])] == ["READY"]
+
+
+def test_runs_and_models_that_a_repeated_request_made_are_deleted(start, client, tuned, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    def twice(name):
+        once = getattr(MlflowClient, name)
+        monkeypatch.setattr(MlflowClient, name, lambda *a, **o: (once(*a, **o), once(*a, **o))[1])
+
+    for name in ("create_run", "create_logged_model", "log_batch", "log_inputs", "log_artifact", "set_terminated"):
+        twice(name)
+    run = start(params={"a": 1})
+    run.metrics({"loss": 1.0}, 0)
+    run.dataset("data", "d" * 64, "/data", {"train": 1})
+    run.model(tuned, {"sequence": ["MKT"]}, "sequence_regression")
+    run.end("FINISHED")
+    experiment = client.get_run(run.id).info.experiment_id
+    assert [found.info.run_id for found in client.search_runs([experiment])] == [run.id]
+    assert [model.status for model in client.search_logged_models([experiment])] == ["READY"]
     assert len(client.get_metric_history(run.id, "loss")) == 1
+    assert run.note is None
+
+
+def test_a_run_that_was_deleted_waits_until_it_is_restored(start, client, tmp_path):
+    run = start(folder=tmp_path / "run")
+    client.delete_run(run.id)
+    run.metrics({"loss": 1.0}, 0)
+    run.end("FINISHED", wait_s=1)
+    assert run.unsent == 2 and f"mlflow runs restore --run-id {run.id}" in run.note
+    client.restore_run(run.id)
+    said = io.StringIO()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "run").rename(tmp_path / "work" / "moved")
+    assert sync(tmp_path, Console(file=said)) == 0
+    assert f"work/moved (run {run.id}): sent 2 entries" in said.getvalue()
+    assert client.get_run(run.id).info.status == "FINISHED"
+    assert sync(tmp_path, Console(file=said)) == 0
+    assert said.getvalue().count("sent") == 1
 
 
 def test_many_and_long_params(start, client):
@@ -192,11 +257,11 @@ def test_the_tuned_model_is_logged_and_loads(start, client, runs, tuned):
     import mlflow.pyfunc
 
     run = start()
-    address = run.model(tuned, {"sequence": ["MKT", "GAVL"]}, "sequence_regression")
+    run.model(tuned, {"sequence": ["MKT", "GAVL"]}, "sequence_regression")
     run.end("FINISHED")
     (output,) = client.get_run(run.id).outputs.model_outputs
     logged = client.get_logged_model(output.model_id)
-    assert (logged.status, logged.source_run_id, address) == ("READY", run.id, f"models:/{output.model_id}")
+    assert (logged.status, logged.source_run_id) == ("READY", run.id)
     model = mlflow.pyfunc.load_model(f"runs:/{run.id}/model")
     found = model.predict(pd.DataFrame({"sequence": ["MKT", "GAVLI"]}))
     assert found.to_dict("list") == {"prediction": [3.5, 5.5]}
@@ -208,10 +273,11 @@ def test_the_tuned_model_is_logged_and_loads(start, client, runs, tuned):
         model.predict(pd.DataFrame({"seq": ["MKT"]}))
 
 
-def test_a_logged_model_holds_no_pickle_and_no_path_of_this_checkout(start, runs, tuned):
+def test_a_logged_model_holds_no_pickle_and_no_path_of_this_checkout(start, client, runs, tuned):
     run = start()
-    model_id = run.model(tuned, {"sequence": ["MKT"]}, "sequence_regression").removeprefix("models:/")
+    run.model(tuned, {"sequence": ["MKT"]}, "sequence_regression")
     run.end("FINISHED")
+    (model_id,) = [output.model_id for output in client.get_run(run.id).outputs.model_outputs]
     (folder,) = (runs / "artifacts").glob(f"*/models/{model_id}/artifacts")
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert {"MLmodel", "serving.py", "requirements.txt", "artifacts/tuned/adapter/weights"} <= files
@@ -230,18 +296,19 @@ def test_the_signature_follows_the_kind(start, client, tuned, kind, type):
     import mlflow.models
 
     run = start("kinds")
-    info = mlflow.models.get_model_info(run.model(tuned, {"sequence": ["MKT"]}, kind))
+    run.model(tuned, {"sequence": ["MKT"]}, kind)
     run.end("FINISHED")
+    info = mlflow.models.get_model_info(f"runs:/{run.id}/model")
     assert json.loads(info.signature.outputs.to_json()) == [{"type": type, "name": "prediction", "required": True}]
 
 
-def test_a_model_that_cannot_be_logged_is_marked_failed(start, client, tuned):
+def test_a_model_that_cannot_be_served_is_not_begun(start, client, tuned):
     run = start()
     with pytest.raises(ValueError, match="masked_lm: such a model cannot be served"):
         run.model(tuned, {"sequence": ["MKT"]}, "masked_lm")
     run.end("FAILED")
     experiment = client.get_run(run.id).info.experiment_id
-    assert [model.status for model in client.search_logged_models([experiment])] == ["FAILED"]
+    assert client.search_logged_models([experiment]) == []
 
 
 def test_a_real_tuned_model_predicts_the_same_from_the_store(start, tmp_path):
@@ -298,11 +365,13 @@ sys.addaudithook(watch)
 from pathlib import Path
 from plmft.tracking.run import Run
 sys.stdin.read()
-run = Run.start(sys.argv[1], experiment="one", name="n", runs=Path(sys.argv[2]), tags={}, params={})
+uri, runs, folder = sys.argv[1], *map(Path, sys.argv[2:])
+run = Run.start(uri, experiment="one", name="n", runs=runs, tags={}, params={}, folder=folder)
 run.end("FINISHED")
 """
 
 
+@pytest.mark.slow
 def test_two_processes_start_at_once_on_a_new_store_in_silence_and_without_network(tmp_path, monkeypatch):
     from mlflow.tracking import MlflowClient
 
@@ -310,8 +379,9 @@ def test_two_processes_start_at_once_on_a_new_store_in_silence_and_without_netwo
         monkeypatch.delenv(name, raising=False)  # MLflow is silent towards its makers under them anyhow
     uri = Tracking().address(tmp_path / "mlruns")
     command = [sys.executable, "-c", START_ALONE, uri, str(tmp_path / "mlruns")]
+    folders = [str(tmp_path / "mlruns" / "work" / name) for name in "ab"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    both = [subprocess.Popen(command, text=True, **pipes) for _ in range(2)]
+    both = [subprocess.Popen([*command, folder], text=True, **pipes) for folder in folders]
     for process in both:
         process.stdin.close()
         process.stdin = None

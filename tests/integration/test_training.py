@@ -117,10 +117,10 @@ def test_the_best_checkpoint_is_tested_not_the_last(tmp_path: Path) -> None:
 
     model, result = train(tmp_path, options=optim(epochs=4), valid_score=scored)
     assert result.best_step == 12 and result.steps == 24
-    best = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
+    best = torch.load(tmp_path / "best-00000012.ckpt", weights_only=True)["state_dict"]
     for name, value in best.items():
         assert torch.equal(value, model.state_dict()[name.removeprefix("predictor.")]), name
-    last = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    last = torch.load(tmp_path / "step-00000024.ckpt", weights_only=True)["state_dict"]
     assert any(not torch.equal(value, last[name]) for name, value in best.items())
 
 
@@ -164,7 +164,7 @@ def test_an_undefined_metric_counts_as_the_worst(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tuning", [Frozen(), LORA, Full()], ids=lambda t: t.name)
 def test_checkpoints_hold_what_learns(tmp_path: Path, tuning: Tuning) -> None:
     model, _ = train(tmp_path, tuning=tuning, options=optim(epochs=1))
-    held = set(torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"])
+    held = set(torch.load(tmp_path / "best-00000006.ckpt", weights_only=True)["state_dict"])
     learning = {f"predictor.{name}" for name, p in model.named_parameters() if p.requires_grad}
     fixed = {f"predictor.{name}" for name, p in model.named_parameters() if not p.requires_grad}
     assert learning <= held and not fixed & held

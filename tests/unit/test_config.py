@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,22 @@ def choices(group: str) -> list[str]:
     return found
 
 
+def package_of(choice: str) -> str | None:
+    """The optional package that a choice needs."""
+    if "zero" in choice:
+        return "deepspeed"
+    return "bitsandbytes" if choice == "qlora" else None
+
+
 @pytest.mark.parametrize("group", ["model", "task", "tuning", "optim", "hardware", "tracking", "experiment"])
 def test_every_choice_composes_and_passes(group: str) -> None:
     for choice in choices(group):
-        compose_and_check("tuning=full", f"{group}={choice}")
+        package, overrides = package_of(choice), ("tuning=full", f"{group}={choice}")
+        if package is not None and find_spec(package) is None:
+            with pytest.raises(InputError, match=f"pip install {package}"):
+                compose_and_check(*overrides)
+        else:
+            compose_and_check(*overrides)
 
 
 def test_every_file_says_how_it_is_used() -> None:
@@ -41,6 +54,7 @@ def test_every_file_says_how_it_is_used() -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("hydra.output_subdir=.hydra", "hydra.output_subdir: Hydra's copy of the config would lie outside"),
         ("model=esm2_9m", "model=esm2_9m: there is no such model. Did you mean 'esm2_8m'?"),
         ("task=fluoresence", "Did you mean 'fluorescence'?"),
         ("tuning=lora,fullest", "tuning=fullest: there is no such tuning. Did you mean 'full'?"),
@@ -64,7 +78,7 @@ def test_unknown_words_are_told_with_the_nearest(override: str, words: str) -> N
         ("batch_size=0", "batch_size=0: must be greater than or equal to 1"),
         ("batch_size=true", "batch_size=True: must be a valid integer"),
         ("seed=-1", "seed=-1"),
-        ("hardware.precision=fp7", "hardware.precision=fp7: must be 'auto', 'bf16' or 'fp32'"),
+        ("hardware.precision=fp7", "hardware.precision=fp7: must be 'auto', 'fp32', 'tf32', 'bf16', 'fp16'"),
         ("optim.epochs=1.5", "must be a valid integer"),
         ("optim.lr='1e-3'", "must be a valid number"),
         ("data.length_policy=croped", "Did you mean 'crop'?"),
@@ -79,6 +93,8 @@ def test_unknown_words_are_told_with_the_nearest(override: str, words: str) -> N
         ("~optim.epochs", "optim.epochs is missing"),
         ("model=onehot_cnn", "Set tuning=full"),
         ("batch_size=1", "task.head.normalize=false"),
+        ("tuning.layers=7", "tuning.layers=7: esm2_8m has 6 layers"),
+        ("optim.layer_decay=1.5", "must be less than or equal to 1"),
         ("tuning._target_=os.system", "only parts of plmft"),
         ("tuning._target_=plmft.models.tuning.Lora", "not found"),
     ],
@@ -86,6 +102,24 @@ def test_unknown_words_are_told_with_the_nearest(override: str, words: str) -> N
 def test_wrong_values_are_told(override: str, words: str) -> None:
     with pytest.raises(InputError) as error:
         compose_and_check(override)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("tuning=last_layers", "tuning.layers=7"), "tuning.layers=7: esm2_8m has 6 layers"),
+        (("model=onehot_cnn", "tuning=full", "optim.layer_decay=0.9"), "onehot_cnn has no pretrained layers"),
+        (("model=onehot_cnn", "tuning=bias"), "tuning=bias: onehot_cnn has no pretrained weights"),
+        (("hardware=cpu", "hardware.precision=tf32"), "hardware.precision=tf32: needs a GPU"),
+        (("hardware=cpu", "hardware.precision=fp16"), "hardware.precision=fp16: needs a GPU"),
+        (("model=onehot_cnn", "tuning=full", "hardware.gradient_checkpointing=true"), "onehot_cnn is no transformer"),
+        (("tuning=qlora", "hardware=zero3"), "tuning=qlora: weights of four bits can't be sharded"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_told(overrides: tuple[str, ...], words: str) -> None:
+    with pytest.raises(InputError) as error:
+        compose_and_check(*overrides)
     assert words in str(error.value)
 
 

@@ -104,6 +104,52 @@ def test_lora_equals_pytorch_s_counter():
     assert count(*network(LoRALinear)) == expected
 
 
+class NormedLayer(Layer):
+    """With a norm before attention, as in ESM-2: its gains and constants ask for the gradient of what it gives."""
+
+    def __init__(self, linear):
+        super().__init__(linear)
+        self.norm = nn.LayerNorm(D)
+
+    def forward(self, x_LD):
+        return super().forward(self.norm(x_LD))
+
+
+def normed_network():
+    return nn.Sequential(*(NormedLayer(nn.Linear) for _ in range(LAYERS))), nn.Linear(D, CLASSES)
+
+
+def test_last_layers_equal_pytorch_s_counter():
+    backbone, head = normed_network()
+    backbone.requires_grad_(False)
+    backbone[-2:].requires_grad_(True)
+    found = count(backbone, head, input_gradient=False)
+    assert found == pytest.approx(step_flops(FORWARD, HEAD, "last_layers", share=2 / LAYERS), rel=1e-12)
+
+
+def test_bias_equals_pytorch_s_counter():
+    backbone, head = normed_network()
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    assert count(backbone, head, input_gradient=False) == step_flops(FORWARD, HEAD, "bias", attention=ATTENTION)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "dora", "qlora"])
+def test_adapters_in_the_upper_layers_equal_pytorch_s_counter(tuning):
+    """But for the gradients that the lowest layer with adapters needs of nothing below it."""
+    backbone = nn.Sequential(*(Layer(nn.Linear) for _ in range(LAYERS - 1)), Layer(LoRALinear))
+    backbone[:-1].requires_grad_(False)
+    shapes = 4 * [(D, RANK), (RANK, D)] + [(D, RANK), (RANK, F), (F, RANK), (RANK, D)]
+    adapters = linear_forward_flops(shapes, sum(LENGTHS))
+    expected = step_flops(FORWARD, HEAD, tuning, adapter_forward=adapters, attention=ATTENTION, share=1 / LAYERS)
+    unneeded = linear_forward_flops(3 * [(D, D), (RANK, D)], sum(LENGTHS))
+    assert count(backbone, nn.Linear(D, CLASSES), input_gradient=False) == pytest.approx(expected - unneeded, rel=1e-12)
+
+
+def test_embeddings_from_a_cache_leave_the_head_alone():
+    assert step_flops(0.0, HEAD, "frozen") == 3 * HEAD
+
+
 def test_convolutions_equal_pytorch_s_counter():
     shapes = [(5, 20, 16), (3, 16, 8)]
     network = nn.Sequential(*(nn.Conv1d(inputs, outputs, kernel, padding="same") for kernel, inputs, outputs in shapes))
@@ -115,7 +161,7 @@ def test_convolutions_equal_pytorch_s_counter():
 
 
 def test_an_unknown_tuning_names_what_is_allowed():
-    with pytest.raises(InputError, match=r"tuning=prompt.*full, frozen, lora"):
+    with pytest.raises(InputError, match=r"tuning=prompt.*full, frozen, last_layers, bias, lora, dora, qlora"):
         step_flops(1.0, 1.0, "prompt")
 
 

@@ -12,7 +12,7 @@ from plmft.data.records import Record, build_dataset
 from plmft.models.head_spec import SequenceHead
 from plmft.models.heads import at_positions, attention_pool
 from plmft.models.predictor import Predictor
-from plmft.training.learning import check_positions
+from plmft.training.gradient_steps import check_positions
 from tests.conftest import random_sequence
 from tests.unit.networks import FAMILIES, TOKENIZERS, backbone, packed
 

@@ -10,7 +10,7 @@ import plmft
 ROOT = Path(plmft.__file__).parent
 CORE = ("data", "models", "metrics", "efficiency")
 BANNED = {"hydra", "omegaconf", "lightning", "pytorch_lightning", "mlflow"}
-OUTSIDE = {"plmft.training", "plmft.tracking", "plmft.config", "plmft.train"}
+OUTSIDE = {"plmft.training", "plmft.tracking", "plmft.sweeps", "plmft.config", "plmft.train", "plmft.report"}
 
 
 def core_files() -> list[Path]:

@@ -1,9 +1,12 @@
 """Every row is checked, and every message names the row, the value and the way out (field notes 2, 3, 4, 12)."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from plmft import InputError
 from plmft.data.records import IGNORE, DataSet, Record, build_dataset, fit_to_context, limit
@@ -140,6 +143,24 @@ def test_digest_is_of_the_records_not_of_the_file() -> None:
     assert build_dataset("demo", "sequence_regression", other, source="").digest != data.digest
     moved = [replace(r, split="valid") if r.id == "test-2" else r for r in whole()]
     assert build_dataset("demo", "sequence_regression", moved, source="").digest != data.digest
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.text("AB", min_size=1, max_size=3), st.text("AB", max_size=2), st.integers(-1, 12))))
+def test_digest_is_of_the_sorted_lines(rows: list[tuple[str, str, int]]) -> None:
+    """As it is defined, and in any order of the records; so is the order in which they stand."""
+    records = [
+        Record(str(n), sequence, target / 4, ("train", "test")[n % 2], partner=partner)
+        for n, (sequence, partner, target) in enumerate(rows)
+    ]
+    one = build_dataset("x", "sequence_regression", records, source="x", needs=())
+    other = build_dataset("x", "sequence_regression", records[::-1], source="x", needs=())
+    lines = [sorted(f"{s}\t{':'.join(r.sequences)}\t{r.target!r}\n" for r in one.splits[s]) for s in one.splits]
+    wanted = hashlib.sha256("".join(line for split in lines for line in split).encode()).hexdigest()
+    assert one.digest == other.digest == wanted
+    assert one.splits == other.splits
+    for found in one.splits.values():
+        assert list(found) == sorted(found, key=lambda r: (r.sequence, r.partner, repr(r.target), r.id))
 
 
 def test_limit_draws_a_seeded_subset() -> None:

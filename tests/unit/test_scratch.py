@@ -18,7 +18,7 @@ from plmft.models.tokenizer import ONEHOT
 from plmft.models.tuned import Description, Tuned, load, save
 from plmft.models.tuning import Full
 from plmft.models.weights import Located
-from plmft.training.cost import _backbone
+from plmft.training.run_flops import backbone_flops
 from tests.unit.networks import records
 
 LENGTHS = [7, 1, 30, 2, 12]
@@ -141,7 +141,7 @@ def test_flops_are_twice_the_weights_that_a_residue_meets(spec: OneHotResNetSpec
     model = spec.build()
     assert sum(p.numel() for p in model.parameters()) == spec.parameters
     matrices = sum(p.numel() for n, p in model.named_parameters() if p.dim() > 1)
-    assert conv_forward_flops(spec.products, 100) == 2 * 100 * matrices == _backbone(spec, [60, 40])
+    assert conv_forward_flops(spec.products, 100) == 2 * 100 * matrices == backbone_flops(spec, [60, 40])
 
 
 @pytest.mark.parametrize("kind", ["sequence_regression", "residue_classification"])

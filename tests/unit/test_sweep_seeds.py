@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plmft.tracking.seeds import Child, is_final, statistics, varying, write_csv
+from plmft.sweeps.seeds import Child, is_final, statistics, varying, write_csv
 
 
 def child(metrics=None, status="FINISHED", **overrides):
