@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -15,6 +16,7 @@ from plmft import InputError
 from plmft.config.check import nearest
 
 CONFIG = "train"
+HYDRAS_COPY = ("hydra.run.dir", "hydra.output_subdir")  # where Hydra would write it
 
 
 def config_folder() -> Path:
@@ -23,27 +25,29 @@ def config_folder() -> Path:
     return package / "conf" if (package / "conf").is_dir() else package.parent / "conf"
 
 
-def check_command_line(arguments: list[str]) -> None:
-    """Raises: InputError: an override that can't be read, an unknown choice of a group, an unknown key."""
+def check_command_line(arguments: list[str], name: str = CONFIG) -> None:
+    """`name`: of the config file.
+
+    Raises: InputError: an override that can't be read, an unknown choice of a group, an unknown key."""
     try:
         overrides = OverridesParser.create().parse_overrides(arguments)
     except HydraException as error:
         raise InputError(f"The command line can't be read: {str(error).splitlines()[0]}") from None
     groups = {folder.name: folder for folder in config_folder().iterdir() if folder.is_dir()}
     chosen = [o for o in overrides if o.key_or_group in groups]
-    errors = [error for o in chosen for error in _unknown_choices(o, groups[o.key_or_group])]
+    errors = [error for o in chosen for error in unknown_choices(o, groups[o.key_or_group])]
     if not errors:
-        config = compose_config([f"{o.key_or_group}={_values(o)[0]}" for o in chosen])
-        errors = [error for o in overrides if o not in chosen for error in _unknown_key(o, config)]
+        config = compose_config([f"{o.key_or_group}={_values(o)[0]}" for o in chosen], name)
+        errors = [error for o in overrides if o not in chosen for error in unknown_key(o, config)]
     if errors:
         raise InputError("\n".join(errors))
 
 
-def compose_config(overrides: list[str]) -> DictConfig:
-    """The composed config. Raises: InputError: Hydra can't compose it."""
+def compose_config(overrides: list[str], name: str = CONFIG) -> DictConfig:
+    """The composed config of the file `name`. Raises: InputError: Hydra can't compose it."""
     try:
         with initialize_config_dir(str(config_folder()), version_base="1.3"):
-            return compose(CONFIG, overrides)
+            return compose(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(str(error).splitlines()[0]) from None
 
@@ -55,15 +59,19 @@ def _values(override: Override) -> list[str]:
     return [str(v) for v in values] if isinstance(values, list) else [str(values)]
 
 
-def _unknown_choices(override: Override, folder: Path) -> Iterator[str]:
+def unknown_choices(override: Override, folder: Path) -> Iterator[str]:
+    """A message for each choice that is no file of the group's folder."""
     known = sorted(file.stem for file in folder.glob("*.yaml"))
     for value in _values(override):
         if value not in known and value != "None":
             yield f"{override.key_or_group}={value}: there is no such {override.key_or_group}.{nearest(value, known)}"
 
 
-def _unknown_key(override: Override, config: DictConfig) -> Iterator[str]:
+def unknown_key(override: Override, config: DictConfig) -> Iterator[str]:
+    """A message if the config has no such key, or none that may be set."""
     path = override.key_or_group
+    if path in HYDRAS_COPY:
+        yield f"{path}: Hydra's copy of the config would lie outside of the runs folder, and hold secrets. Drop it."
     if override.is_add() or override.is_force_add() or path.partition(".")[0].partition("/")[0] == "hydra":
         return
     node, at = config, []
@@ -75,3 +83,16 @@ def _unknown_key(override: Override, config: DictConfig) -> Iterator[str]:
             return
         at.append(key)
         node = node._get_node(key)
+
+
+def parts_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The parts by key. Raises: InputError: a part's own rule is broken; Hydra wraps it in an error of its own."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return {k: instantiate(v, _convert_="all") if isinstance(v, dict) else v for k, v in config.items()}
+    except InstantiationException as error:
+        if isinstance(error.__cause__, InputError):
+            raise error.__cause__ from None
+        raise
