@@ -5,7 +5,6 @@ so that `last_layers` and adapters in the upper layers alone pay for a forward p
 """
 
 import importlib.util
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -111,7 +110,6 @@ class LoRA:
 
         Raises: InputError: the model has fewer layers.
         """
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it where it is, needed or not
         from peft import LoraConfig, inject_adapter_in_model
 
         where = r"\d+"
