@@ -1,0 +1,142 @@
+"""Go through the sequences of an input chunk by chunk: skip what is done, compute the rest, list what is rejected.
+
+The next chunk is read while one is computed. Holds two chunks of sequences, however long the input is.
+"""
+
+import csv
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from plmft import InputError
+from plmft.inference.parts import ChunkedOutput, Shard
+from plmft.inference.sequences import Given, Rejected
+
+WHOLE = Shard()
+REJECTED = ("number", "id", "place", "reason")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sequences of this shard: computed now, found done, and rejected."""
+
+    done: int
+    skipped: int
+    rejected: int
+
+
+class _Rejects:
+    """The list of rejected sequences, in a draft: what an earlier attempt listed stays until this one is complete."""
+
+    def __init__(self, output: ChunkedOutput, shard: Shard) -> None:
+        self._output, self._shard, self.count = output, shard, 0
+
+    def add(self, rejected: Rejected) -> None:
+        """If it is this shard's. Raises: InputError: no room."""
+        if not self._shard.takes(rejected.number):
+            return
+        draft = self._output.rejected_draft(self._shard)
+        mode = "a" if self.count else "w"
+        with self._output.told_if_full(), draft.open(mode, newline="", encoding="utf-8") as file:
+            rows = csv.writer(file, lineterminator="\n")
+            if not self.count:
+                rows.writerow(REJECTED)
+            rows.writerow([rejected.number, rejected.id, rejected.place, rejected.reason])
+        self.count += 1
+
+
+def chunks_of(
+    items: Iterator[Given | Rejected],
+    size: int,
+    shard: Shard = WHOLE,
+    reject: Callable[[Rejected], None] = lambda rejected: None,
+) -> Iterator[list[Given]]:
+    """Lists of `size` sequences of the shard, the last one shorter. reject: called with each that is rejected."""
+    held: list[Given] = []
+    for item in items:
+        if isinstance(item, Rejected):
+            reject(item)
+        elif shard.takes(item.number):
+            held.append(item)
+            if len(held) == size:
+                yield held
+                held = []
+    if held:
+        yield held
+
+
+def run_chunks(
+    items: Iterator[Given | Rejected],
+    output: ChunkedOutput,
+    *,
+    size: int,
+    shard: Shard,
+    compute_and_write: Callable[[int, list[Given], Path], None],
+    progress: Callable[[list[Given], bool], None] | None = None,
+) -> Counts:
+    """Compute every chunk that has no part yet.
+
+    Args:
+        size: sequences of a chunk; rejected ones are not counted.
+        compute_and_write: (chunk, its sequences, the file or folder to write). What it writes must depend on nothing
+            but them and the identity.
+        progress: told each chunk's sequences when it is there, and whether it was computed now.
+    Raises: InputError: as `items`; the input is not the one that the parts were computed from; no room; another
+        process writes the same shard.
+    """
+    done = output.begin(size, shard)
+    computed, skipped, chunk = 0, 0, -1
+    rejects = _Rejects(output, shard)
+    with output.alone(shard):
+        for chunk, given in enumerate(_ahead(chunks_of(items, size, shard, rejects.add))):
+            digest = digest_of(given)
+            if chunk in done and done[chunk] != digest:
+                raise _another_input(output)
+            fresh = chunk not in done
+            if fresh:
+                output.write_part(shard, chunk, digest, lambda path, k=chunk, g=given: compute_and_write(k, g, path))
+                computed += len(given)
+            else:
+                skipped += len(given)
+            if progress is not None:
+                progress(given, fresh)
+        if any(known > chunk for known in done):
+            raise _another_input(output)
+        output.keep_rejected(shard, rejects.count)
+        told = {"chunks": chunk + 1, "sequences": computed + skipped, "rejected": rejects.count}
+        output.end(shard, told)
+    return Counts(computed, skipped, rejects.count)
+
+
+def digest_of(given: list[Given]) -> str:
+    """16 hexadecimal digits over numbers, ids and sequences."""
+    digest = hashlib.blake2b(digest_size=8)
+    for g in given:
+        digest.update(f"{g.number}\t{g.id}\t{g.sequence}\t{g.partner}\n".encode())
+    return digest.hexdigest()
+
+
+def digest_of_all(digests: Iterable[str]) -> str:
+    """Of a whole input, from those of its chunks in order."""
+    return hashlib.blake2b("".join(digests).encode(), digest_size=16).hexdigest()
+
+
+def _another_input(output: ChunkedOutput) -> InputError:
+    return InputError(
+        f"{output.folder} was computed from another input, and results are not mixed. Give the same input again, name "
+        "another output, or remove the folder."
+    )
+
+
+def _ahead(chunks: Iterator[list[Given]]) -> Iterator[list[Given]]:
+    """The same chunks, the next one being read in a thread while one is used."""
+    reader = ThreadPoolExecutor(1, "reader")
+    try:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk
+    finally:
+        reader.shutdown(wait=False)  # it may wait for a pipe that says nothing
