@@ -66,8 +66,8 @@ def _first_host(nodes: str) -> str:
     return name + (number or "")
 
 
-def launch(config: Mapping[str, Any]) -> float | None:
-    """Run one job in `hardware.devices` processes; returns rank 0's result.
+def launch(config: Mapping[str, Any], command: str = "plmft.train") -> float | None:
+    """Run one job in `hardware.devices` processes of the module `command`; returns rank 0's result.
 
     Raises: InputError: a rank found a user's mistake. RankFailed: a rank failed, or was killed. KeyboardInterrupt: all
         ranks were stopped. No rank is left in any case, and the MLflow run is closed.
@@ -76,7 +76,7 @@ def launch(config: Mapping[str, Any]) -> float | None:
     with tempfile.TemporaryDirectory(prefix="plmft-ranks-") as name:
         folder, port = Path(name), _free_port()
         (folder / "config.json").write_text(json.dumps(config))
-        ranks = [_start(folder, rank, devices, port) for rank in range(devices)]
+        ranks = [_start(folder, rank, devices, port, command) for rank in range(devices)]
         try:
             _watch(ranks)
             ended = [process.returncode for process in ranks]  # None: must be killed
@@ -92,7 +92,7 @@ def launch(config: Mapping[str, Any]) -> float | None:
         return json.loads((folder / "result.json").read_text())
 
 
-def _start(folder: Path, rank: int, devices: int, port: int) -> subprocess.Popen:
+def _start(folder: Path, rank: int, devices: int, port: int, command: str) -> subprocess.Popen:
     threads = str(max(1, (os.cpu_count() or 1) // devices))
     ours = {
         FOLDER: str(folder),
@@ -106,7 +106,7 @@ def _start(folder: Path, rank: int, devices: int, port: int) -> subprocess.Popen
     }
     with (folder / f"stderr-{rank}").open("wb") as file:
         return subprocess.Popen(
-            [sys.executable, "-m", "plmft.train"],
+            [sys.executable, "-m", command],
             stdin=subprocess.PIPE,  # closed if this process is killed, which ends the rank
             stdout=None if rank == 0 else subprocess.DEVNULL,
             stderr=file,
