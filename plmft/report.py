@@ -1,16 +1,22 @@
-"""Look at the runs that MLflow remembers, in the terminal; or send what a store that was away has not got yet.
+"""Make a page of the runs that MLflow remembers, list them in the terminal, or send what a store has not got yet.
 
+    python -m plmft.report
+    python -m plmft.report --task fluorescence --output fluorescence.html
     python -m plmft.report runs --task fluorescence --sort metric
     python -m plmft.report runs --csv > runs.csv
     python -m plmft.report sync
 
+Without a word, the page: one HTML file that needs no network, and the same in Markdown beside it: what to take for each
+task and why, accuracy against cost, published values, the literature's claims and disputes, and what was not measured.
 The store is --uri, else MLFLOW_TRACKING_URI, else the SQLite file in the runs folder (PLMFT_RUNS, else ./mlruns).
 """
 
 import argparse
 import gc
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from plmft import InputError
 from plmft.tracking.options import runs_dir
@@ -40,12 +46,18 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m plmft.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(required=True, metavar="runs | sync")
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="default: report.html; .md: that alone"
+    )
+    parser.add_argument("--task", help="of this task only")
+    parser.add_argument("--uri", help="the MLflow store, as tracking.uri")
+    parser.set_defaults(command=_page)
+    commands = parser.add_subparsers(metavar="[runs | sync]")
     runs = commands.add_parser("runs", help="accuracy and cost of runs; those of a sweep as mean ± sd over seeds")
-    runs.add_argument("--task", help="of this task only")
+    runs.add_argument("--task", default=argparse.SUPPRESS, help="of this task only")
     runs.add_argument("--sort", choices=SORTS, default="started", help="best or cheapest first; default: newest first")
     runs.add_argument("--limit", type=_count, default=LIMIT, help=f"lines at most; 0: all; default: {LIMIT}")
-    runs.add_argument("--uri", help="the MLflow store, as tracking.uri")
+    runs.add_argument("--uri", default=argparse.SUPPRESS, help="the MLflow store, as tracking.uri")
     form = runs.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for programs: each run, with its full id")
     form.add_argument("--csv", action="store_true", help="the same as CSV")
@@ -79,6 +91,21 @@ def _runs(asked: argparse.Namespace) -> int:
         print_csv(lines)
     else:
         print_table(lines, more=more, uri=uri)
+    return 0
+
+
+def _page(asked: argparse.Namespace) -> int:
+    from plmft.page.write import check_output, write_page
+    from plmft.tracking.reading import STORE, open_existing, read_address
+
+    folder = runs_dir()
+    uri = read_address(asked.uri, folder)
+    check_output(asked.output)
+    named = asked.uri or os.environ.get(STORE)
+    client = open_existing(uri) if named or (folder / "mlflow.db").exists() else None
+    files, found = write_page(asked.output, client, uri, asked.task)
+    counts = f"{len(found.scored):,} finished runs and {len(found.benchmarks):,} of benchmarks"
+    print(f"{counts}: {', '.join(map(str, files))}")
     return 0
 
 

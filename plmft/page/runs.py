@@ -1,0 +1,207 @@
+"""What the page reads from the store: runs that trained or scored a model, and the rows of benchmark runs.
+
+Only finished runs count. A benchmark run that was cut off keeps the rows that it had logged, and is read too. Costs
+MLflow's 2 to 4 ms a run, and a download of `rows.csv` for each benchmark run.
+"""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from plmft.tracking.reading import all_runs, artifact_text, experiments
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run as StoredRun
+    from mlflow.tracking import MlflowClient
+
+Row = Mapping[str, object]
+KIND, ROWS = "plmft.kind", "rows.csv"
+FINISHED = "FINISHED"
+# Settings that change neither what is learnt nor what it costs; runs that differ in them and the seed are repeats.
+INDIFFERENT = ("seed", "tracking.", "checkpoint.", "data.dir", "hardware.usd_per_hour")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A finished run that scored a model on a task's test sets.
+
+    Args:
+        kind: training or evaluation. weights: "random" or where they came from. subset: it took a part of the records.
+        metrics, costs: as in MLflow; the names of costs begin with "cost/". settings: equal for repeats.
+    """
+
+    run_id: str
+    experiment: str
+    kind: str
+    task: str
+    model: str
+    tuning: str
+    seed: str
+    weights: str
+    device: str
+    precision: str
+    primary: str
+    subset: bool
+    synthetic: bool
+    settings: tuple[tuple[str, str], ...]
+    metrics: Mapping[str, float]
+    costs: Mapping[str, float]
+    energy_source: str = ""
+    started_ms: int = 0
+    parent: str = ""  # of an evaluation: the run that tuned the model
+
+    @property
+    def value(self) -> float | None:
+        """The primary metric on the test set; None where it is not defined."""
+        return self.metrics.get(f"test/{self.primary}")
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Its 95 % interval."""
+        low, high = (self.metrics.get(f"test/{self.primary}_ci_{end}") for end in ("low", "high"))
+        return None if low is None or high is None else (low, high)
+
+    @property
+    def is_random(self) -> bool:
+        """Weights that no one has trained before."""
+        return self.weights == "random"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A benchmark run. rows: its artifact rows.csv, numbers as floats, empty cells left out."""
+
+    run_id: str
+    experiment: str
+    protocol: str
+    model: str
+    weights: str
+    device: str
+    status: str
+    rows: tuple[dict[str, object], ...]
+    started_ms: int = 0
+
+
+@dataclass
+class Found:
+    """All that the page is made of."""
+
+    scored: list[Scored] = field(default_factory=list)
+    benchmarks: list[Benchmark] = field(default_factory=list)
+    unfinished: int = 0
+
+    @property
+    def empty(self) -> bool:
+        """No run to show."""
+        return not self.scored and not self.benchmarks
+
+
+def read_runs(client: "MlflowClient", uri: str, task: str | None = None) -> Found:
+    """All runs of a store. Args: task: of this one alone; benchmark runs always. Raises: InputError: no such task."""
+    found = Found()
+    for stored in all_runs(client, uri, list(experiments(client, uri).values()), "", ["attributes.start_time ASC"]):
+        tags = stored.data.tags
+        if tags.get("sweep") == "true":
+            continue
+        if tags.get(KIND) == "benchmark":
+            found.benchmarks.append(_benchmark(client, stored))
+        elif task in (None, tags.get("task")) and "primary_metric" in tags:
+            if stored.info.status == FINISHED:
+                found.scored.append(_scored(stored))
+            else:
+                found.unfinished += 1
+    found.scored = list(_without_repeats(found.scored))
+    return found
+
+
+def _without_repeats(runs: list[Scored]) -> Iterator[Scored]:
+    """An evaluation that says again what the run itself said of the same test set adds nothing."""
+    known = {run.run_id: run for run in runs}
+    for run in runs:
+        parent = known.get(run.parent)
+        if parent is None or (run.task, run.value) != (parent.task, parent.value):
+            yield run
+
+
+def _scored(stored: "StoredRun") -> Scored:
+    tags, params = stored.data.tags, stored.data.params
+    metrics = {name: value for name, value in stored.data.metrics.items() if math.isfinite(value)}
+    return Scored(
+        run_id=stored.info.run_id,
+        experiment=stored.info.experiment_id,
+        kind=tags.get(KIND, "training"),
+        task=tags.get("task", ""),
+        model=tags.get("model", ""),
+        tuning=tags.get("tuning", ""),
+        seed=params.get("seed", ""),
+        weights=tags.get("weights", ""),
+        device=tags.get("device", ""),
+        precision=tags.get("precision", ""),
+        primary=tags["primary_metric"],
+        subset=tags.get("subset") == "true",
+        synthetic=tags.get("synthetic_data") == "true",
+        settings=tuple(sorted((name, text) for name, text in params.items() if not name.startswith(INDIFFERENT))),
+        metrics={name: value for name, value in metrics.items() if not name.startswith("cost/")},
+        costs={name: value for name, value in metrics.items() if name.startswith("cost/")},
+        energy_source=tags.get("energy_source", ""),
+        started_ms=stored.info.start_time,
+        parent=tags.get("plmft.parent_run", ""),
+    )
+
+
+def _benchmark(client: "MlflowClient", stored: "StoredRun") -> Benchmark:
+    tags = stored.data.tags
+    return Benchmark(
+        run_id=stored.info.run_id,
+        experiment=stored.info.experiment_id,
+        protocol=tags.get("plmft.protocol", ""),
+        model=tags.get("model", ""),
+        weights=tags.get("weights", ""),
+        device=tags.get("device", ""),
+        status=stored.info.status.lower(),
+        rows=tuple(read_rows(artifact_text(client, stored.info.run_id, ROWS) or "")),
+        started_ms=stored.info.start_time,
+    )
+
+
+def read_rows(text: str) -> Iterator[dict[str, object]]:
+    """Rows of a CSV table: numbers as floats, empty cells left out."""
+    for line in csv.DictReader(io.StringIO(text)):
+        yield {name: _number(cell) for name, cell in line.items() if name and cell not in (None, "")}
+
+
+def _number(cell: str) -> float | str:
+    try:
+        number = float(cell)
+    except ValueError:
+        return cell
+    return number if math.isfinite(number) else cell
+
+
+def fetch(client: "MlflowClient", run_id: str, names: list[str], folder: Path) -> dict[str, Path]:
+    """A run's artifacts by name, downloaded below `folder`; none where the store cannot give them."""
+    from mlflow.exceptions import MlflowException
+
+    place = folder / run_id
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        return {name: Path(client.download_artifacts(run_id, name, str(place))) for name in names}
+    except (MlflowException, OSError):
+        return {}
+
+
+def artifact_names(client: "MlflowClient", run_id: str) -> list[str]:
+    """Paths of a run's artifacts at the top level, and of images one level below; none where they can't be listed."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        top = client.list_artifacts(run_id)
+        folders = [file.path for file in top if file.is_dir and "embed" in file.path]
+        deeper = [file for folder in folders for file in client.list_artifacts(run_id, folder)]
+    except (MlflowException, OSError):
+        return []
+    return [file.path for file in [*top, *deeper] if not file.is_dir]

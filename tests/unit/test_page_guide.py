@@ -1,0 +1,166 @@
+"""What to take: the rule, the front, and that the guide says what it does not know."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from plmft.page.choice import Limits, choose
+from plmft.page.configurations import BY_KEY, Contest, contests
+from plmft.page.guide import guide
+from plmft.page.runs import INDIFFERENT, _scored, _without_repeats, read_rows
+from plmft.page.task_sections import front
+from tests.unit.page_runs import predictions, scored
+
+
+@pytest.fixture(scope="module")
+def contest(tmp_path_factory: pytest.TempPathFactory) -> Contest:
+    """Good and slow; as good and fast; bad and fastest."""
+    folder = tmp_path_factory.mktemp("predictions")
+    runs = [
+        scored("slow", 0.9, model="esm2_35m", costs={"cost/wall_time_s": 500.0, "cost/peak_host_memory_gb": 4.0}),
+        scored("fast", 0.89, tuning="lora", costs={"cost/wall_time_s": 50.0}),
+        scored("bad", 0.5, tuning="frozen", costs={"cost/wall_time_s": 5.0, "cost/peak_host_memory_gb": 1.0}),
+    ]
+    noise = {"slow": (0.3, 1), "fast": (0.3, 2), "bad": (3.0, 3)}
+    files = {
+        name: predictions(folder / f"{name}.parquet", size, seed=seed, order=seed)
+        for name, (size, seed) in noise.items()
+    }
+    (found,) = contests(runs, files)
+    return found
+
+
+def name_of(contest: Contest, limits: Limits) -> str | None:
+    choice = choose(contest, limits)
+    return None if choice is None else contest.configurations[choice.take].first.run_id
+
+
+def test_of_those_that_cannot_be_told_apart_the_fastest_is_taken(contest: Contest) -> None:
+    choice = choose(contest)
+    assert [contest.configurations[i].first.run_id for i in (choice.best, choice.take)] == ["slow", "fast"]
+    assert [contest.configurations[i].first.run_id for i in choice.as_good] == ["fast"]
+    assert not contest.reason, "the test is a paired one"
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        (Limits(memory_gb=1.5), "bad"),
+        (Limits(hours=0.001), None),
+        (Limits(hours=10 / 3600), "bad"),
+        (Limits(records=999), None),
+        (Limits(usd=1e9), None),  # no run has a price: that it is within the limit is not known
+        (Limits(device="NVIDIA H200"), None),
+    ],
+)
+def test_only_what_is_known_to_be_within_the_limits_is_taken(
+    contest: Contest, limits: Limits, expected: str | None
+) -> None:
+    assert name_of(contest, limits) == expected
+
+
+def test_seeds_are_one_configuration_and_other_settings_are_not() -> None:
+    runs = [scored(f"s{seed}", 0.6 + seed / 10, seed=str(seed)) for seed in range(3)]
+    runs += [scored("other", 0.5, settings=(("optim.lr", "1"),)), scored("again", 0.9, seed="0")]
+    (found,) = contests(runs, {})
+    assert [one.ids for one in found.configurations] == [("again", "s1", "s2"), ("other",)], "the newest of a seed"
+    assert found.configurations[0].value == pytest.approx((0.9 + 0.7 + 0.8) / 3)
+    assert found.configurations[0].sd == pytest.approx(0.1)
+
+
+def test_other_test_records_are_another_contest(tmp_path: Path) -> None:
+    files = {
+        "a": predictions(tmp_path / "a", 1, count=100),
+        "b": predictions(tmp_path / "b", 1, count=100, order=5),
+        "c": predictions(tmp_path / "c", 1, count=99),
+    }
+    found = contests([scored(name, 0.5, tuning=name) for name in files], files)
+    assert sorted(sorted(one.first.run_id for one in each.configurations) for each in found) == [["a", "b"], ["c"]]
+
+
+def test_each_sentence_names_runs_that_are_there_and_gaps_are_said(contest: Contest) -> None:
+    said = guide(contest)
+    known = {run.run_id for one in contest.configurations for run in one.runs}
+    assert said[0].tone == "answer" and said[0].text.startswith("Take esm2_8m lora: spearman 0.890")
+    assert all(set(one.runs) <= known for one in said)
+    assert all(one.runs for one in said if one.tone != "gap")
+    gaps = " ".join(one.text for one in said if one.tone == "gap")
+    assert all(word in gaps for word in ("seed", "Energy: absent", "no price", "Other hardware"))
+    assert "Pretraining" not in gaps and "lora" not in gaps.partition("Tuning")[2]
+
+
+def test_random_weights_are_told(contest: Contest) -> None:
+    runs = [replace(one.first, weights="random") for one in contest.configurations]
+    (found,) = contests(runs, {})
+    said = guide(found)
+    assert "random weights" in said[0].text
+    assert any(one.text.startswith("Pretraining: every") for one in said)
+
+
+@given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8))
+@settings(max_examples=40, deadline=None)
+def test_the_front_is_all_that_nothing_beats(pairs: list[tuple[int, int]]) -> None:
+    runs = [
+        scored(str(i), value / 10, settings=(("n", str(i)),), costs={"cost/wall_time_s": float(cost)})
+        for i, (value, cost) in enumerate(pairs)
+    ]
+    (contest,) = contests(runs, {})
+    axis = BY_KEY["train_s"]
+    points = [(one.value, one.cost(axis)) for one in contest.configurations]
+    expected = {
+        point for point in points if not any((v >= point[0] and c <= point[1]) and (v, c) != point for v, c in points)
+    }
+    found = [points[i] for i in front(contest, axis)]
+    assert set(found) == expected and len(found) == len(expected), "each point once"
+
+
+def test_an_evaluation_has_no_training_time_and_a_model_without_training_none_to_pay() -> None:
+    axis = BY_KEY["train_s"]
+    assert axis.read(scored("e", 0.5, kind="evaluation", metrics={"data/train": 0.0})) is None
+    assert axis.read(scored("z", 0.5, tuning="none", metrics={"data/train": 0.0})) == 0
+    assert axis.read(scored("f", 0.5, costs={"cost/embed/wall_time_s": 11.0})) == 111
+    assert axis.read(scored("n", 0.5, costs={"cost/wall_time_s": None})) is None
+
+
+def test_an_evaluation_that_repeats_its_run_adds_nothing_and_another_does() -> None:
+    run = scored("run", 0.5)
+    same, other = (scored(name, value, kind="evaluation", parent="run") for name, value in (("e", 0.5), ("f", 0.4)))
+    assert [one.run_id for one in _without_repeats([run, same, other])] == ["run", "f"]
+    (contest,) = contests([other], {})
+    assert not [one for one in guide(contest) if "seed" in one.text], "what was not trained here is not asked of it"
+
+
+def test_a_price_or_a_data_folder_makes_no_other_configuration_and_a_learning_rate_does() -> None:
+    """The store's parameters as they are; hardware that changes a cost does."""
+    assert "hardware.usd_per_hour".startswith(INDIFFERENT) and "data.dir".startswith(INDIFFERENT)
+    assert not "optim.lr".startswith(INDIFFERENT) and not "hardware.precision".startswith(INDIFFERENT)
+
+
+def test_what_is_no_number_is_not_measured() -> None:
+    """Browsers' JSON knows no NaN; a page with one would not open."""
+    rows = list(read_rows("model,step_time_ms_p50\na,nan\n"))
+    assert rows == [{"model": "a", "step_time_ms_p50": "nan"}]
+    data = SimpleNamespace(
+        tags={"primary_metric": "spearman"},
+        params={},
+        metrics={"test/spearman": float("nan"), "cost/usd": float("inf")},
+    )
+    info = SimpleNamespace(run_id="r", experiment_id="1", start_time=0)
+    run = _scored(SimpleNamespace(data=data, info=info))
+    assert run.value is None and not run.costs
+
+
+def test_training_times_of_two_devices_are_not_compared() -> None:
+    ends = {"test/spearman_ci_low": 0.5, "test/spearman_ci_high": 0.7}
+    runs = [
+        scored("best", 0.61, tuning="full", metrics=ends),
+        scored("same", 0.60, tuning="lora", metrics=ends, costs={"cost/wall_time_s": 90.0}),
+        scored("elsewhere", 0.60, tuning="frozen", metrics=ends, device="NVIDIA L4", costs={"cost/wall_time_s": 1.0}),
+    ]
+    (contest,) = contests(runs, {})
+    assert name_of(contest, Limits()) == "same", "as good by their intervals"
+    assert contest.reason and name_of(contest, Limits(device="NVIDIA L4")) == "elsewhere"
