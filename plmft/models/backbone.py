@@ -5,7 +5,7 @@ the forward pass is ours, over the same modules, because theirs takes rectangles
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -58,6 +58,15 @@ class TransformerBackbone(nn.Module):
             else:
                 hidden = layer(hidden, packed=packed)
             yield hidden
+
+    def at_layers(self, batch: PackedBatch, layers: Collection[int]) -> list[Tensor]:
+        """(T, D) after each of these layers, ascending: 0 is the embedding, the last is what `forward` gives.
+
+        Deeper layers than asked for are not computed.
+        """
+        last = len(self.network.encoder.layer)
+        states = zip(range(max(layers) + 1), self.states(batch), strict=False)
+        return [self._norm(state) if number == last else state for number, state in states if number in layers]
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile each layer around its attention, which is one kernel already and depends on the lengths.

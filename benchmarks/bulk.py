@@ -1,0 +1,226 @@
+"""Many sequences through `embed` and `predict`: speed beside bare model and fair-esm, memory over time, kills.
+
+    python -m benchmarks.bulk speed  [--model esm2_8m] [--sequences 1000] [--rounds 3] [--threads 2]
+    python -m benchmarks.bulk memory [--model esm2_8m] [--sequences 100000] [--kills 3] [--command embed]
+
+Lengths are those of FLIP's SS3 training split (PLMFT_DATA; else drawn from the distribution fitted to it), the residues
+of each protein shuffled so that no sequence comes twice; weights are random, and the same for all sides.
+speed: the sides run in turns, so that a drifting machine slows all; ratios are of one round each, by wall and by
+processor time: on a busy machine the second is the one to compare. Loading a model is in nobody's time.
+memory: the command as a user gives it, killed by SIGKILL on its way and given again; its resident memory is read twice
+a second, and in the end every sequence must be there once.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.compare import Answers, interleave
+from benchmarks.material import model_config, structures
+from benchmarks.workers import ROOT, Worker, environment
+from plmft.config.compose import compose_config
+
+TOKENS, CHUNK = 4096, 1024
+HARDWARE = ("hardware=cpu", "hardware.precision=bf16", f"hardware.tokens_per_batch={TOKENS}")
+
+
+def material(count: int, seed: int = 0) -> tuple[list[str], str]:
+    """Sequences with the real distribution of lengths, all different, and what they are."""
+    rows, what = structures()
+    rng = np.random.default_rng(seed)
+    letters = [np.frombuffer(row.sequence.encode(), np.uint8) for row in rows]
+    drawn = rng.permutation(len(rows)) if count <= len(rows) else rng.integers(0, len(rows), count)
+    return [rng.permutation(letters[i]).tobytes().decode() for i in drawn[:count]], f"{what}; residues shuffled"
+
+
+def write_fasta(path: Path, sequences: list[str]) -> Path:
+    """As s0, s1, ..."""
+    with path.open("w") as file:
+        file.writelines(f">s{number}\n{sequence}\n" for number, sequence in enumerate(sequences))
+    return path
+
+
+def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Residues a second of the bare model, the job around it and fair-esm's loop, in turns."""
+    sequences, what = material(options.sequences)
+    fasta, residues = write_fasta(folder / "in.fasta", sequences), sum(map(len, sequences))
+    with ExitStack() as stack:
+        log, threads = folder / "plmft.log", options.threads
+        ours = Worker(Path(sys.executable), "benchmarks.bulk_jobs", threads=threads, log=log, runs=folder / "runs")
+        stack.callback(ours.close)
+        python = Path(options.peers_python)
+        theirs = Worker(python, "benchmarks.peer_jobs", threads=threads, log=folder / "peer.log")
+        stack.callback(theirs.close)
+        weights = folder / "weights"
+        theirs.ask("checkpoint", folder=str(weights), config=model_config(options.model), seed=0)
+        words = [f"model={options.model}", f"model.path='{weights}'", "model.init=pretrained", *HARDWARE]
+        layer = compose_config([f"model={options.model}"]).model.layers
+        loop = {"layer": layer, "tokens": TOKENS, "device": "cpu", "keep": str(folder / "fair.npy")}
+        sides = {
+            "bare": partial(ours.ask, "bare", words=words, sequences=sequences),
+            "embed": partial(
+                ours.ask, "embed", words=words, fasta=str(fasta), output=f"{folder}/out", residues=residues
+            ),
+            "fair-esm": partial(theirs.ask, "extract", checkpoint=str(weights), sequences=sequences, **loop),
+        }
+        few = sequences[:8]  # the first calls start threads and allocate
+        ours.ask("bare", words=words, sequences=few)
+        theirs.ask("extract", checkpoint=str(weights), sequences=few, **loop)
+        answers = interleave(sides, options.rounds)
+    return {"model": options.model, "what": what, "sequences": len(sequences), "residues": residues} | _ratios(answers)
+
+
+def _ratios(answers: Answers) -> dict[str, Any]:
+    """Medians, and the least and greatest round."""
+    found: dict[str, Any] = {}
+    for side, rounds in answers.items():
+        found[f"{side}_residues_per_s"] = statistics.median(a["residues"] / a["seconds"] for a in rounds)
+    pairs = {"embed_over_bare": ("embed", "bare"), "embed_over_fair-esm": ("embed", "fair-esm")}
+    for name, (mine, other) in pairs.items():
+        for clock in ("seconds", "cpu_s"):
+            rounds = list(zip(answers[mine], answers[other], strict=True))
+            if all(clock in a and clock in b for a, b in rounds):
+                each = [(a["residues"] / a[clock]) / (b["residues"] / b[clock]) for a, b in rounds]
+                ends = f"{min(each):.2f} to {max(each):.2f}"
+                found[f"{name}_{'wall' if clock == 'seconds' else 'cpu'}"] = f"{statistics.median(each):.2f} ({ends})"
+    return found
+
+
+@dataclass
+class Watch:
+    """Resident memory of a process, in GB, with the sequences that were done at each reading."""
+
+    done: list[int] = field(default_factory=list)
+    resident_gb: list[float] = field(default_factory=list)
+
+    def read(self, process: int, parts: int) -> None:
+        """Once."""
+        try:
+            pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+        except (OSError, IndexError):  # it has just ended
+            return
+        self.done.append(parts * CHUNK)
+        self.resident_gb.append(pages * os.sysconf("SC_PAGE_SIZE") / 1e9)
+
+    def quarters(self, total: int) -> list[float | None]:
+        """The highest reading while each quarter of the sequences was worked on; None: none was made."""
+        quarter = [min(3, 4 * done // total) for done in self.done]
+        return [
+            max((gb for at, gb in zip(quarter, self.resident_gb, strict=True) if at == q), default=None)
+            for q in range(4)
+        ]
+
+
+def memory(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The command on all sequences, killed on its way; what is there in the end, and memory by quarter."""
+    sequences, what = material(options.sequences)
+    fasta, output = write_fasta(folder / "in.fasta", sequences), folder / "out"
+    command = _command(options, folder, fasta, output)
+    env = environment(options.threads, folder / "runs")
+    total, parts = len(sequences), -(-len(sequences) // CHUNK)
+    stops = [round(parts * (k + 1) / (options.kills + 1)) for k in range(options.kills)]
+    watch, began = Watch(), time.monotonic()
+    while True:
+        killed = _until(stops[0] if stops else None, command, env, output, watch)
+        if not killed:
+            break
+        stops.pop(0)
+    found = _found(options.command, output)
+    names = [f"s{number}" for number in range(total)]
+    return {
+        "command": options.command,
+        "model": options.model,
+        "what": what,
+        "sequences": total,
+        "residues": sum(map(len, sequences)),
+        "kills": options.kills,
+        "seconds": round(time.monotonic() - began, 1),
+        "there": len(found),
+        "every_sequence_once_in_order": found == names,
+        "resident_gb_by_quarter": watch.quarters(total),
+    }
+
+
+def _command(options: argparse.Namespace, folder: Path, fasta: Path, output: Path) -> list[str]:
+    model = [f"model={options.model}", "model.init=random"]
+    words = [f"input={fasta}", f"output={output}", f"chunk={CHUNK}", *HARDWARE]
+    if options.command == "embed":
+        return [sys.executable, "-m", "plmft.embed", *model, *words]
+    worker = Worker(Path(sys.executable), "benchmarks.bulk_jobs", threads=options.threads, log=folder / "tuned.log")
+    try:
+        worker.ask("tuned", words=model, folder=str(folder / "tuned"))
+    finally:
+        worker.close()
+    return [sys.executable, "-m", "plmft.predict", f"model={folder / 'tuned'}", *words]
+
+
+def _until(stop: int | None, command: list[str], env: dict[str, str], output: Path, watch: Watch) -> bool:
+    """Run until so many parts are there, and kill it; None: to its end. Returns: whether it was killed."""
+    with subprocess.Popen(command, env=env, cwd=ROOT, stdout=sys.stderr) as process:
+        while process.poll() is None:
+            parts = len(list(output.glob("part-*"))) if output.is_dir() else 0
+            watch.read(process.pid, parts)
+            if stop is not None and parts >= stop:
+                os.kill(process.pid, signal.SIGKILL)
+                return True
+            time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+    return False
+
+
+def _found(command: str, output: Path) -> list[str]:
+    if command == "embed":
+        from plmft.embeddings.formats import open_embeddings
+
+        return open_embeddings(output).ids
+    import pyarrow.parquet as pq
+
+    return [
+        id_ for part in sorted(output.glob("part-*")) for id_ in pq.read_table(part, columns=["id"])["id"].to_pylist()
+    ]
+
+
+MEASUREMENTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"speed": speed, "memory": memory}
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("measurement", choices=MEASUREMENTS)
+    parser.add_argument("--model", default="esm2_8m")
+    parser.add_argument("--sequences", type=int)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--command", choices=("embed", "predict"), default="embed")
+    parser.add_argument("--peers-python", default=sys.executable, help="a Python with fair-esm")
+    parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
+    options = parser.parse_args()
+    options.sequences = options.sequences or {"speed": 1000, "memory": 100_000}[options.measurement]
+    folder = options.folder or Path(tempfile.mkdtemp(prefix="bulk-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        print(json.dumps(MEASUREMENTS[options.measurement](options, folder.absolute()), indent=2))
+    finally:
+        if options.folder is None:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""plmft's side of benchmarks.bulk: the forward pass alone, and the jobs of embed and predict around it.
+
+Run as python -m benchmarks.bulk_jobs; answers jobs as benchmarks.serve says.
+"""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+
+from benchmarks.serve import peak_host_gb, serve
+from plmft.efficiency.allocator import bound_kernel_caches, keep_freed_memory
+from plmft.embeddings import job
+from plmft.embeddings.choices import read_request
+from plmft.models.build import build_backbone, build_predictor
+from plmft.models.embedding import embed_sequences
+from plmft.models.head_spec import SequenceHead
+from plmft.models.precision import hold_frozen_in_bf16
+from plmft.models.tuned import Description, load, save
+from plmft.models.tuning import Full
+from plmft.models.weights import locate
+
+bound_kernel_caches()
+keep_freed_memory()
+
+
+def timed(work: Callable[[], int]) -> dict[str, Any]:
+    """Wall and processor seconds of the work, which returns the residues that it read."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    residues = work()
+    seconds, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
+    return {"seconds": seconds, "cpu_s": cpu_s, "residues": residues, "peak_host_gb": peak_host_gb()}
+
+
+def bare(words: list[str], sequences: list[str]) -> dict[str, Any]:
+    """Means of all sequences in memory: longest first, packed, one call; no file is read or written."""
+    request = read_request([*words, "input=-", "output=none"])
+    device = request.hardware.resolve()
+    backbone = build_backbone(request.model, locate(request.model)).requires_grad_(False).to(device.torch_type)
+    if device.precision in ("bf16", "bf16_weights"):  # as the job does
+        hold_frozen_in_bf16(backbone)
+
+    def work() -> int:
+        embed_sequences(
+            request.model,
+            sequences,
+            backbone=backbone,
+            tokens_per_batch=request.hardware.tokens_per_batch,
+            device=device.torch_type,
+            precision=device.precision,
+        )
+        return sum(map(len, sequences))
+
+    return timed(work)
+
+
+def embed(words: list[str], fasta: str, output: str, residues: int) -> dict[str, Any]:
+    """The whole job, from reading the input to the last file; loading the model is left out, as it is of the others."""
+    shutil.rmtree(output, ignore_errors=True)
+    request = read_request([*words, f"input={fasta}", f"output={output}"])
+    prepare, loaded = job.prepare, []
+
+    def marked(*given: Any) -> Any:
+        found = prepare(*given)
+        loaded.append(time.process_time())
+        return found
+
+    with patch.object(job, "prepare", marked):
+        outcome = job.run_job(request, Path(output).parent / "runs")
+    cpu_s = time.process_time() - loaded[0]
+    return {"seconds": outcome.seconds, "cpu_s": cpu_s, "residues": residues, "peak_host_gb": peak_host_gb()}
+
+
+def tuned(words: list[str], folder: str) -> dict[str, Any]:
+    """A tuned model with a random head, as training leaves it, for predict."""
+    request = read_request([*words, "input=-", "output=none"])
+    located, head = locate(request.model), SequenceHead("mean", False, 512, 0.0)
+    torch.manual_seed(request.seed)
+    kind = "sequence_regression"
+    predictor = build_predictor(request.model, located, tuning=Full(), head=head, kind=kind, outputs=1)
+    predictor.fit_scale([0.0, 1.0, 2.0])
+    shutil.rmtree(folder, ignore_errors=True)
+    description = Description(request.model, Full(), head, "bulk", kind, (), "unit", precision="bf16")
+    save(predictor, description, located, Path(folder))
+    return {"folder": str(load(folder) and folder)}
+
+
+if __name__ == "__main__":
+    serve({"bare": bare, "embed": embed, "tuned": tuned})

@@ -1,0 +1,54 @@
+"""One file of the parts of a finished job, written a part at a time; it appears whole or not at all."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from plmft import InputError
+from plmft.embeddings.block import Block, Header
+from plmft.embeddings.formats import FORMATS, checked
+from plmft.inference.parts import told_differences
+
+INPUT, SEQUENCES, REJECTED = "input_digest", "sequences", "rejected"
+
+
+def join(parts: Iterable[Path], file: Path, kind: str, header: Header) -> None:
+    """Write `file` from the parts, in their order. Raises: OSError: no room. InputError: a damaged part."""
+    draft = file.with_name(f".{file.name}.draft")
+    try:
+        FORMATS[kind].write(draft, header, _blocks(parts, kind, header.layers))
+        with draft.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(draft, file)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            draft.unlink()
+        raise
+
+
+def _blocks(parts: Iterable[Path], kind: str, layers: tuple[int, ...]) -> Iterator[Block]:
+    for part in parts:
+        yield checked(part, lambda path: FORMATS[kind].read(path, layers))
+
+
+def finished(file: Path, kind: str, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a file that is there tells of itself; None: there is none.
+
+    Raises: InputError: it holds something else, or was made otherwise.
+    """
+    if not file.exists():
+        return None
+    known = checked(file, FORMATS[kind].about)
+    differ = told_differences(known, {**known, **identity})
+    if differ:
+        raise InputError(
+            f"{file} was made otherwise, and is not replaced ({differ}). Name another output, or remove it."
+        )
+    return known
+
+
+def residues(part: Path, kind: str) -> int:
+    """That a part holds."""
+    return int(checked(part, lambda path: FORMATS[kind].read(path, ())).lengths.sum())

@@ -1,0 +1,78 @@
+"""The options of search, plot and probe: composed by Hydra from one flat file, checked, and made a frozen record.
+
+Costs Hydra's and pydantic's import, about half a second; nothing heavier is imported before the options are right.
+"""
+
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from plmft import InputError
+
+Options = TypeVar("Options")
+HELP = ("-h", "--help")
+
+
+def run_command(arguments: Sequence[str], told: str | None, work: Callable[[list[str]], None]) -> int:
+    """Do the work; the exit code: 0, 2 for a mistake (told in one message), 1 for a closed pipe, 130 for Ctrl-C.
+
+    Args: told: what --help prints.
+    """
+    if any(word in HELP for word in arguments):
+        print(told)
+        return 0
+    try:
+        work(list(arguments))
+    except InputError as error:
+        print(f"plmft: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `| head`
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def read_options(arguments: Sequence[str], config: str, options: type[Options]) -> Options:
+    """The record `options`, a frozen dataclass with a field a key of conf/<config>.yaml.
+
+    Raises: InputError: an unknown key, a key that must be set, a value of another type or out of range.
+    """
+    from omegaconf import OmegaConf
+
+    from plmft.config.compose import check_command_line, compose_config
+
+    dashed = [word for word in arguments if word.startswith("-")]
+    if dashed:
+        raise InputError(f"{dashed[0]}: options have the form key=value; --help lists them.")
+    check_command_line(list(arguments), config)
+    plain = OmegaConf.to_container(compose_config(list(arguments), config), resolve=True)
+    absent = [key for key, type_ in typing.get_type_hints(options).items() if type_ is str and plain[key] is None]
+    if absent:
+        raise InputError(f"{' and '.join(absent)} must be set. Give {' '.join(f'{key}=...' for key in absent)}")
+    errors = list(_wrong(plain, options))
+    if errors:
+        raise InputError("\n".join(errors))
+    return options(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+
+
+def _wrong(plain: Mapping[str, Any], options: type) -> Iterator[str]:
+    """A message for each value that its field's type does not allow."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from plmft.config.check import closest
+
+    types = typing.get_type_hints(options, include_extras=True)
+    for key in (field.name for field in fields(options)):
+        value = plain[key]
+        try:
+            TypeAdapter(types[key]).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+        except ValidationError as error:
+            found = next((e for e in error.errors() if e["type"] != "none_required"), error.errors()[0])
+            allowed = found.get("ctx", {}).get("expected", "")
+            choices = [word.strip(" '") for word in allowed.replace(" or ", ",").split(",")] if allowed else []
+            reason = found["msg"].replace("Input should be", "must be")
+            yield f"{key}={value}: {reason}.{closest(str(value), choices)}"
