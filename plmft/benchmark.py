@@ -9,6 +9,7 @@ as they come, in mlruns/work/<run>/rows.jsonl and rows.csv and in MLflow's exper
 Nothing heavy is imported before the command line and the config have been checked.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,6 +95,12 @@ def help_text() -> str:
     return "\n".join([__doc__, "Protocols:", *lines])
 
 
+def as_text(word: str) -> str:
+    """A run's id stays a text: Hydra would read the beginning of one as a number (12345678, 1234e5)."""
+    key, _, value = word.partition("=")
+    return f"{key}='{value}'" if key == "protocol.run" and re.fullmatch(r"\d[\de]*", value) else word
+
+
 def main() -> None:
     """The command."""
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
@@ -101,6 +108,7 @@ def main() -> None:
         return
     terminate_as_interrupt()
     bound_kernel_caches()
+    sys.argv[1:] = map(as_text, sys.argv[1:])
     with told():
         check_command_line(get_args_parser().parse_known_args()[0].overrides, CONFIG)
         run()

@@ -49,6 +49,9 @@ def run_protocol(config: dict[str, Any], console: Console, sweep: Mapping[str, s
     """
     parts, name = parts_of(config), protocol_name(config)
     protocol: Measures = parts["protocol"]
+    if hasattr(protocol, "adapted"):
+        config = protocol.adapted(config)
+        parts = parts_of(config)
     runs = runs_dir()
     check_writable(runs)
     if not parts["tracking"].offline_ok:

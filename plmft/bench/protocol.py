@@ -111,7 +111,8 @@ class Measures(Protocol):
 
     Optional class attributes: `uses`, the parts of the config besides model, hardware and seed that change its figures
     (as ("task", "tuning")), which are logged with the run; `shows`, the measured columns that the table on the console
-    has, where not all. Optional method `check(bench)`: raises InputError for what can be told before a run is opened.
+    has, where not all. Optional methods: `check(bench)` raises InputError for what can be told before a run is opened;
+    `adapted(config)` gives the config with what the options imply, as the model that a run tuned.
     """
 
     def fixes(self) -> dict[str, object]:

@@ -7,6 +7,7 @@ Computed in float32, whatever the run's precision was.
 
 import importlib.util
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -29,9 +30,10 @@ SCOPES = "pkg.torch.onnx.name_scopes"  # at each node: the modules that it is a 
 
 
 def export_onnx(tuned: Tuned, file: Path) -> None:
-    """Write the model, whole or not at all. Inputs: `input_ids` and `attention_mask`, (batch, length) int64.
+    """Write the model, whole or not at all; it is on the CPU afterwards.
 
-    Output: `values`, `probabilities` or `contacts`, see Rectangle.forward.
+    Inputs are `input_ids` and `attention_mask`, (batch, length) int64; the output is `values`, `probabilities` or
+    `contacts`, see Rectangle.forward.
 
     Raises: InputError: onnx or onnxscript is not installed, the model has no such form, or the file can't be written.
     """
@@ -39,6 +41,7 @@ def export_onnx(tuned: Tuned, file: Path) -> None:
     rectangle = Rectangle(tuned).cpu()
     program = _exported(rectangle, tuned)
     _without_traces(program.model)
+    _free_sizes(program.model.graph, tuned.description.kind)
     program.model.metadata_props["plmft"] = json.dumps(about(tuned))
     _write(program, file, sum(weights.numel() * weights.element_size() for weights in rectangle.parameters()))
 
@@ -84,6 +87,7 @@ def _exported(rectangle: Rectangle, tuned: Tuned) -> Any:
     else:
         batch = torch.export.Dim("batch", min=1)
     shape = {0: batch, 1: length}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of packages that plmft has no use for
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own, about its own parts
         return torch.onnx.export(
@@ -108,12 +112,29 @@ def _without_traces(model: Any) -> None:
     model.metadata_props.clear()
 
 
+def _free_sizes(graph: Any, kind: str) -> None:
+    """Name the output's sizes that are free, and let readers find those within by themselves.
+
+    After an LSTM the exporter takes the example's length for the only one.
+    """
+    from onnxscript import ir
+
+    (output,) = graph.outputs
+    sizes = list(output.shape)
+    sizes[0] = "pairs" if kind == "pair_classification" else "batch"
+    for axis in {"residue_classification": (1,), "contacts": (1, 2)}.get(kind, ()):
+        sizes[axis] = "length"
+    for value in (value for node in graph.all_nodes() for value in node.outputs):
+        value.shape = None
+    output.shape = ir.Shape(sizes)
+
+
 def _example(tuned: Tuned) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two sequences of different lengths, long enough for a head that looks at positions."""
+    """Four sequences (two pairs: a size of one would be taken for fixed) of two lengths, long enough for any head."""
     tokenizer = tuned.description.spec.tokenizer
     least = max(getattr(tuned.description.head, "positions", None) or (0,))
     longest = max(EXAMPLE_LENGTH, least + 2)
-    return as_rectangle([tokenizer.encode("A" * longest), tokenizer.encode("A" * (longest - 1))], tokenizer.pad or 0)
+    return as_rectangle([tokenizer.encode("A" * (longest - i % 2)) for i in range(4)], tokenizer.pad or 0)
 
 
 def as_rectangle(tokens: Sequence[Any], padding: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -106,6 +106,7 @@ def test_a_disk_that_the_model_fills(command: Callable, tmp_path: Path, monkeypa
     assert "summary.json" not in files, "what tells of success is written last"
 
 
+@pytest.mark.slow
 def test_a_disk_that_the_models_copy_in_the_store_fills(
     command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

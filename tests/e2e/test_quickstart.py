@@ -162,6 +162,7 @@ def test_the_tuned_model_loads_from_both_places(quickstart: Quickstart, monkeypa
     assert served.metadata.signature is not None
 
 
+@pytest.mark.slow
 def test_one_seed_gives_one_result(quickstart: Quickstart, command: Callable, store: Path) -> None:
     again = Quickstart.of(command(*SMALL), store)
     assert again.summary["metrics"] == quickstart.summary["metrics"]

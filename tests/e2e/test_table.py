@@ -91,6 +91,7 @@ def test_without_a_split_it_splits_by_itself(command: Callable, store: Path, tmp
     assert metrics["data/exact_train_test"] == metrics["data/near_train_test"] == 0
 
 
+@pytest.mark.slow
 def test_titin_is_refused_or_read_in_windows(command: Callable, store: Path, tmp_path: Path, rng) -> None:
     rows = [f"{random_sequence(rng, 20)},{i}.0,{split}" for i, split in enumerate(SPLITS)]
     rows[-1] = f"{random_sequence(rng, 40_000)},3.0,test"

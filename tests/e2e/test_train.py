@@ -29,6 +29,7 @@ def predictions(store: Path) -> pd.DataFrame:
     return pd.read_parquet(run_folder(store) / "predictions.parquet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tuning", ["full", "frozen", "lora"])
 def test_every_tuning_is_scored_on_both_modes(command: Callable, store: Path, data: Path, tuning: str) -> None:
     out = command("model=esm2_tiny", f"tuning={tuning}", *TASK).succeeded()
@@ -120,6 +121,7 @@ def test_a_fair_esm_file_is_what_is_tuned(command: Callable, store: Path, data: 
     assert "weights: fair_esm" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "choose",
     [
