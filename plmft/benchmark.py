@@ -12,9 +12,14 @@ Nothing heavy is imported before the command line and the config have been check
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+
+from plmft.training.interrupts import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -29,7 +34,7 @@ from plmft.efficiency.allocator import bound_kernel_caches
 from plmft.models.direct_spec import DirectSpec
 from plmft.sweeps.jobs import first_line, plain
 from plmft.tracking.lineage import mask
-from plmft.training.interrupts import exit_code, terminate_as_interrupt
+from plmft.training.interrupts import exit_code, nothing_open, terminate_as_interrupt
 
 CONFIG = "benchmark"
 
@@ -55,7 +60,8 @@ def measure(config: dict[str, Any], several: bool = False) -> None:
         raise InputError(f"model={model.get('name')}: it has no backbone to measure. Choose another model.")
     from rich.console import Console
 
-    from plmft.bench.job import protocol_name, run_protocol
+    with nullcontext() if several else nothing_open():
+        from plmft.bench.job import protocol_name, run_protocol
 
     sweep = {"plmft.sweep": Path(HydraConfig.get().sweep.dir).name} if several else {}
     rows = run_protocol(config, Console(), sweep)
@@ -106,10 +112,10 @@ def main() -> None:
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
         print(help_text())
         return
-    terminate_as_interrupt()
     bound_kernel_caches()
     sys.argv[1:] = map(as_text, sys.argv[1:])
     with told():
+        terminate_as_interrupt()
         check_command_line(get_args_parser().parse_known_args()[0].overrides, CONFIG)
         run()
 

@@ -41,15 +41,20 @@ def main() -> None:
     if arguments and arguments[0] in OTHERS:
         from importlib import import_module
 
+        from plmft.training.interrupts import terminate_as_interrupt
+
+        terminate_as_interrupt()
         sys.exit(import_module(f"plmft.embeddings.{arguments[0]}").main(arguments[1:]))
     if any(word in ("-h", "--help") for word in arguments):
         print(__doc__)
         return
-    from plmft.tracking.lineage import mask
-    from plmft.training.interrupts import exit_code, terminate_as_interrupt
+    from plmft.training.interrupts import end_at_once, exit_code, terminate_as_interrupt
 
-    terminate_as_interrupt()
+    end_at_once()
+    from plmft.tracking.lineage import mask
+
     try:
+        terminate_as_interrupt()
         outcome = embed(arguments)
     except InputError as error:
         print(f"plmft: {mask(str(error))}", file=sys.stderr)
@@ -68,8 +73,11 @@ def embed(arguments: Sequence[str]) -> "Outcome":
     from plmft.efficiency.allocator import bound_kernel_caches
 
     bound_kernel_caches()
-    from plmft.embeddings.job import run_job
-    from plmft.tracking.options import runs_dir
+    from plmft.training.interrupts import nothing_open
+
+    with nothing_open():
+        from plmft.embeddings.job import run_job
+        from plmft.tracking.options import runs_dir
 
     return run_job(request, runs_dir())
 

@@ -39,7 +39,7 @@ def main() -> None:
     """The command."""
     from plmft.efficiency.allocator import bound_kernel_caches
     from plmft.tracking.lineage import mask
-    from plmft.training.interrupts import exit_code, terminate_as_interrupt
+    from plmft.training.interrupts import exit_code, tell, terminate_as_interrupt
     from plmft.training.launching import RankFailed, RankSide
 
     terminate_as_interrupt()
@@ -53,6 +53,7 @@ def main() -> None:
         print(f"plmft: {mask(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt as interrupt:
+        tell(interrupt)
         sys.exit(exit_code(interrupt))
 
 
@@ -82,9 +83,12 @@ def composed(arguments: Sequence[str]) -> dict[str, Any]:
 
     Raises: InputError: a mistake on the command line; no such run; a task of another kind.
     """
+    from plmft.config.words import check_model
+
     words, given = _parsed(arguments)
     run = _text(words, "run")
     if run is None:
+        check_model(words)
         return _plain(words)
     taken = [o.input_line for o in given if o.key_or_group.partition(".")[0] in OF_RUN]
     if taken:

@@ -14,11 +14,8 @@ Options: tracking.uri=ADDRESS, another MLflow store. docs/exporting.md tells wha
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,15 +30,20 @@ KEYS = ("model", "to", "as", "tracking.uri")
 
 def main() -> None:
     """The command."""
+    from plmft.training.interrupts import end_at_once, exit_code, terminate_as_interrupt
+
+    end_at_once()
     from plmft.tracking.lineage import mask
 
     try:
+        terminate_as_interrupt()
         export(sys.argv[1:])
     except InputError as error:
         print(f"plmft: {mask(str(error))}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as interrupt:
+        print("plmft: interrupted; nothing was written.", file=sys.stderr)
+        sys.exit(exit_code(interrupt))
 
 
 def export(arguments: Sequence[str]) -> None:
@@ -50,17 +52,21 @@ def export(arguments: Sequence[str]) -> None:
         print(__doc__)
         return
     given = _parsed(arguments)
+    from plmft.data.whole_file import check_free, whole_folder
     from plmft.tracking.model_of_run import find_model
     from plmft.tracking.options import runs_dir
     from plmft.tracking.reading import read_address
+    from plmft.training.interrupts import nothing_open
 
     to = Path(given["to"]).expanduser()
-    _check_free(to)
+    check_free("to", given["to"])
     if given["as"] == "onnx":
         _check_onnx()
+    with nothing_open():
+        import plmft.models.tuned  # noqa: F401 - torch, transformers
     found = find_model(given["model"], read_address(given.get("tracking.uri"), runs_dir()), runs_dir())
     try:
-        with _whole(to) as part:
+        with whole_folder(to) as part:
             _write(found, given["as"], part)
     except OSError as error:
         raise InputError(f"to={to}: can't be written ({error.strerror or error}). Choose another folder.") from error
@@ -72,12 +78,13 @@ def export(arguments: Sequence[str]) -> None:
 def _parsed(arguments: Sequence[str]) -> dict[str, str]:
     """Values as they were typed: the beginning of a run's id may look like a number."""
     from plmft.config.check import closest, nearest
+    from plmft.config.words import other_word
 
     given: dict[str, str] = {}
     for word in arguments:
         key, sign, value = word.partition("=")
         if not sign or key not in KEYS:
-            raise InputError(f"{word}: there is no such option.{nearest(key, KEYS)}")
+            raise InputError(f"{word}: there is no such option.{other_word(word, KEYS) or nearest(key, KEYS)}")
         given[key] = value
     for key in ("model", "to", "as"):
         if not given.get(key):
@@ -89,29 +96,10 @@ def _parsed(arguments: Sequence[str]) -> dict[str, str]:
     return given
 
 
-def _check_free(to: Path) -> None:
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise InputError(f"to={to}: is there and not empty. Choose another folder, or remove it.")
-
-
 def _check_onnx() -> None:
     from plmft.exporting.onnx import require
 
     require("onnx", "onnxscript")
-
-
-@contextmanager
-def _whole(to: Path) -> Iterator[Path]:
-    """Where to write a folder that is there at once or not at all."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(f".{to.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir()
-        yield part
-        os.replace(part, to)  # an empty folder is replaced
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def _write(found: Found, form: str, folder: Path) -> None:

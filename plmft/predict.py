@@ -35,11 +35,13 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command."""
-    from plmft.tracking.lineage import mask
-    from plmft.training.interrupts import exit_code, terminate_as_interrupt
+    from plmft.training.interrupts import end_at_once, exit_code, terminate_as_interrupt
 
-    terminate_as_interrupt()
+    end_at_once()
+    from plmft.tracking.lineage import mask
+
     try:
+        terminate_as_interrupt()
         predict(sys.argv[1:])
     except InputError as error:
         print(f"plmft: {mask(str(error))}", file=sys.stderr)
@@ -58,17 +60,20 @@ def predict(arguments: Sequence[str]) -> None:
     from plmft.efficiency.allocator import bound_kernel_caches
     from plmft.inference.options import read_request
     from plmft.tracking.options import runs_dir
+    from plmft.training.interrupts import nothing_open
 
     request = read_request(arguments)
     bound_kernel_caches()
-    from plmft.inference.job import check_places, run_job
-    from plmft.tracking.model_of_run import tuned_folder
-    from plmft.tracking.reading import read_address
+    with nothing_open():
+        from plmft.inference.job import check_places, run_job
+        from plmft.tracking.model_of_run import find_model
+        from plmft.tracking.reading import read_address
 
     check_places(request)
     runs = runs_dir()
     uri = read_address(request.tracking.uri, runs)
-    for line in _told(run_job(request, tuned_folder(request.model, uri, runs))):
+    found = find_model(request.model, uri, runs)
+    for line in _told(run_job(request, found.folder, found.run_id)):
         print(line)
 
 

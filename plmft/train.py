@@ -10,8 +10,13 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+
+from plmft.training.interrupts import end_at_once
+
+if __name__ == "__main__":
+    end_at_once()
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -23,7 +28,7 @@ from plmft.config.compose import CONFIG, check_command_line, config_folder, part
 from plmft.efficiency.allocator import bound_kernel_caches
 from plmft.sweeps.jobs import SWEEP, given, plain, run_noted
 from plmft.tracking.lineage import mask
-from plmft.training.interrupts import exit_code, terminate_as_interrupt
+from plmft.training.interrupts import exit_code, nothing_open, tell, terminate_as_interrupt
 from plmft.training.launching import RankFailed, RankSide, launch, starts_ranks
 from plmft.training.slurm import leave
 
@@ -47,6 +52,7 @@ def _told() -> Iterator[None]:
     except RankFailed as error:
         _fail(error, 1)
     except KeyboardInterrupt as interrupt:
+        tell(interrupt)
         sys.exit(leave(interrupt))
 
 
@@ -60,7 +66,8 @@ def _job(config: dict[str, Any]) -> float | None:
 def _run_job(config: dict[str, Any]) -> float | None:
     from rich.console import Console
 
-    from plmft.training.job import Job
+    with nullcontext() if SWEEP in os.environ else nothing_open():  # how a job of a sweep ends is noted
+        from plmft.training.job import Job
 
     return Job(**parts_of(config), config=config).run(Console())
 
@@ -89,12 +96,13 @@ def _fail(error: InputError | RankFailed, code: int = 2) -> None:
 
 def main() -> None:
     """The command."""
-    terminate_as_interrupt()
     bound_kernel_caches()
     rank = RankSide.find()
     if rank is not None:
+        terminate_as_interrupt()
         return _run_as_rank(rank)
     with _told():
+        terminate_as_interrupt()
         config = given()
         if config is not None:
             RankSide.end_with_parent()

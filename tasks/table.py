@@ -50,7 +50,7 @@ def table(
         if file is None:
             raise InputError("task.file is not set. Name a CSV, TSV, Parquet or FASTA file, plain or gzipped.")
         path, *beside = (Path(f).expanduser() if f else None for f in (file, labels, mask))
-        return read_table(Table(path, kind, columns, splitting, *beside, unlabelled, missing))
+        return read_table(Table(path, kind, columns, splitting, *beside, unlabelled, missing, place.purpose))
 
     return Task(
         name=name,

@@ -7,6 +7,33 @@ from typing import Any
 from plmft import InputError
 
 
+def other_word(word: str, known: Sequence[str]) -> str:
+    """' Give model=...' for run=..., where a command names a tuned model by model=; else ''."""
+    key, _, value = word.partition("=")
+    if key == "run" and "model" in known and "run" not in known:
+        return f" Here model= names a run or a tuned model's folder: give model={value}."
+    return ""
+
+
+def check_model(words: Sequence[str]) -> None:
+    """Of a command where model= chooses an architecture, and run= a tuned model.
+
+    Raises: InputError: model= names no architecture; it says that run= may be meant.
+    """
+    from plmft.config.check import closest
+    from plmft.config.compose import config_folder
+
+    known = sorted(file.stem for file in (config_folder() / "model").glob("*.yaml"))
+    for word in words:
+        key, _, value = word.partition("=")
+        value = value.strip("'\"")
+        if key == "model" and value not in (*known, "", "null") and "," not in value:
+            raise InputError(
+                f"model={value}: there is no such architecture.{closest(value, known)} If it is a run or a tuned "
+                f"model's folder, give run={value}; architectures are {', '.join(known)}."
+            )
+
+
 @dataclass(frozen=True)
 class Grammar:
     """What a command takes.
@@ -32,6 +59,8 @@ class Grammar:
         absent = [key for key in self.required if not literal.get(key)]
         if absent:
             raise InputError(f"{absent[0]} is not set. Give {' '.join(f'{k}=...' for k in absent)}; --help tells more.")
+        if "run" in self.optional:
+            check_model(words)
         return literal, self._composed(words)
 
     def _parted(self, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
@@ -46,8 +75,8 @@ class Grammar:
                 continue
             first = key.partition(".")[0]
             if not equals or first not in (*self.own, *self.groups):
-                told = "" if equals else " Options have the form key=value."
-                near = nearest(first, (*as_it_stands, *self.own, *self.groups))
+                told = other_word(word, as_it_stands) if equals else " Options have the form key=value."
+                near = "" if equals and told else nearest(first, (*as_it_stands, *self.own, *self.groups))
                 raise InputError(f"{word}: there is no such option.{told}{near}")
             words.append(f"{self.config}.{word}" if first in self.own else word)
         return literal, words

@@ -29,7 +29,7 @@ from plmft.data.table_values import (
     residue_target,
     tell_classes,
 )
-from plmft.data.task import Loaded
+from plmft.data.task import Loaded, Purpose
 
 TableKind = Literal["regression", "classification", "multilabel", "residue_classes", "pairs"]
 KINDS: dict[TableKind, Kind] = {
@@ -50,6 +50,7 @@ class Table:
         unlabelled: letters that stand where a residue has no label.
         missing: what becomes of rows without a target.
         splitting: how rows are split where the file does not say.
+        purpose: as of plmft.data.task.DataPlace.
     """
 
     file: Path
@@ -60,6 +61,12 @@ class Table:
     mask: Path | None = None
     unlabelled: str = "."
     missing: Literal["refuse", "drop"] = "refuse"
+    purpose: Purpose = "train"
+
+    @property
+    def least_classes(self) -> int:
+        """What a classification must have; a model that is scored has its own."""
+        return 2 if self.purpose == "train" else 1
 
 
 @dataclass(frozen=True)
@@ -73,13 +80,13 @@ class _Targets:
 
 
 def read_table(table: Table) -> Loaded:
-    """Records of all splits. Ids are those of the file, or row-1, row-2, ...
+    """Records of all splits; all are `test` where the purpose is `all`. Ids are those of the file, or row-1, row-2, ...
 
     Raises: InputError: whatever is wrong with the file or does not fit the options; the message names file, line,
         column, value and remedy.
     """
     sheet = _sheet(table)
-    columns, notes = find_columns(sheet, table.kind, table.columns)
+    columns, notes = find_columns(sheet, table.kind, _chosen(sheet, table))
     sheet, dropped = _without_missing(sheet, columns, table)
     notes = [*sheet.notes, *notes, *dropped]
     ids = _ids(sheet, columns)
@@ -89,7 +96,8 @@ def read_table(table: Table) -> Loaded:
     units = list(zip(sequences, partners, strict=True)) if partners else sequences
     splits, told_splits = _splits(sheet, columns, units, targets, table)
     _check_labelled(sheet, table, splits, targets)
-    _check_seen(_cells(sheet, columns.target), targets.words, splits, given=columns.split is not None)
+    if table.purpose == "train":  # else a model knows its classes, whatever this file's train holds
+        _check_seen(_cells(sheet, columns.target), targets.words, splits, given=columns.split is not None)
     records = [
         Record(ids[n], sequences[n], targets.values[n], splits[n], row.where, partners[n] if partners else "")
         for n, row in enumerate(sheet.rows)
@@ -119,6 +127,14 @@ def _sheet(table: Table) -> Sheet:
             f"sequences as task.file, not with {table.kind} and {table.file.name}."
         )
     return with_labels(sheet, table.labels, table.mask)
+
+
+def _chosen(sheet: Sheet, table: Table) -> Chosen:
+    """The columns as they were named; without one of splits that isn't there, where none is needed."""
+    named = str(table.columns.split).casefold()
+    if table.purpose != "all" or named in (NONE, *(name.casefold() for name in sheet.columns)):
+        return table.columns
+    return replace(table.columns, split=None)
 
 
 def _cells(sheet: Sheet, column: str) -> Cells:
@@ -162,7 +178,7 @@ def _numbers(sheet: Sheet, columns: Columns, sequences: list[str], ids: list[str
 
 def _classes(sheet: Sheet, columns: Columns, sequences: list[str], ids: list[str], table: Table) -> _Targets:
     texts = _cells(sheet, columns.target).texts
-    names = class_names(texts, columns.target, str(sheet.path))
+    names = class_names(texts, columns.target, str(sheet.path), table.least_classes)
     number = {name: n for n, name in enumerate(names)}
     notes = tell_classes(Counter(texts), names, columns.target, "classes")
     return _Targets([number[text] for text in texts], [(text,) for text in texts], names, notes)
@@ -171,7 +187,7 @@ def _classes(sheet: Sheet, columns: Columns, sequences: list[str], ids: list[str
 def _label_sets(sheet: Sheet, columns: Columns, sequences: list[str], ids: list[str], table: Table) -> _Targets:
     sets = label_sets(_cells(sheet, columns.target))
     counts = Counter(label for labels in sets for label in set(labels))
-    names = class_names(counts, columns.target, str(sheet.path))
+    names = class_names(counts, columns.target, str(sheet.path), table.least_classes)
     number = {name: n for n, name in enumerate(names)}
     values = []
     for labels in sets:
@@ -192,7 +208,7 @@ def _residues(sheet: Sheet, columns: Columns, sequences: list[str], ids: list[st
     if not counts:
         by = f"the mask ({table.mask or columns.mask})" if masks else f"task.unlabelled={table.unlabelled}"
         raise InputError(f"{sheet.path}: {by} leaves no residue with a label. A mask has 1 where a label counts.")
-    names = class_names(counts, columns.target, str(sheet.path))
+    names = class_names(counts, columns.target, str(sheet.path), table.least_classes)
     number = {name: n for n, name in enumerate(names)}
     notes = tell_classes(counts, names, columns.target, "residue classes")
     notes += [f"{without:,} residues of {without + sum(counts.values()):,} have no label."] if without else []
@@ -213,15 +229,29 @@ _READERS: dict[TableKind, Reader] = {
 def _splits(
     sheet: Sheet, columns: Columns, units: Sequence[str | tuple[str, str]], targets: _Targets, table: Table
 ) -> tuple[list[Split], list[str]]:
+    if table.purpose == "all":
+        return ["test"] * len(units), []
     classes = _rarest(targets.words) if table.kind in ("classification", "multilabel", "pairs") else None
     if columns.split is None:
-        splits, note = split_rows(units, classes, table.splitting, str(sheet.path))
-        return splits, [note]
+        return _split_anew(sheet, units, classes, table)
     validation = _cells(sheet, columns.validation) if columns.validation else None
-    splits = named_splits(_cells(sheet, columns.split), validation, str(sheet.path))
-    if "valid" in splits:
+    needs = ("train", "test") if table.purpose == "train" else ("test",)
+    splits = named_splits(_cells(sheet, columns.split), validation, str(sheet.path), needs)
+    if "valid" in splits or "train" not in splits:
         return splits, []
     splits, note = take_validation(splits, units, classes, table.splitting, str(sheet.path))
+    return splits, [note]
+
+
+def _split_anew(
+    sheet: Sheet, units: Sequence[str | tuple[str, str]], classes: Sequence[str] | None, table: Table
+) -> tuple[list[Split], list[str]]:
+    try:
+        splits, note = split_rows(units, classes, table.splitting, str(sheet.path))
+    except InputError as error:
+        if table.purpose == "train":
+            raise
+        raise InputError(f"{error} To score every record, whatever its split: records=all.") from None
     return splits, [note]
 
 

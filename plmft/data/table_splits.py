@@ -34,10 +34,12 @@ class Splitting:
     seed: int
 
 
-def named_splits(cells: Cells, validation: Cells | None, path: str) -> list[Split]:
+def named_splits(
+    cells: Cells, validation: Cells | None, path: str, needs: Sequence[Split] = ("train", "test")
+) -> list[Split]:
     """From the words of the split column; FLIP's second column makes validation of what the first calls train.
 
-    Raises: InputError: an empty cell, an unknown word, no train or no test.
+    Raises: InputError: an empty cell, an unknown word, no row of a split in `needs`.
     """
     words = [text.strip().lower() for text in cells.texts]
     empty = [row for row, word in enumerate(words) if not word]
@@ -52,7 +54,7 @@ def named_splits(cells: Cells, validation: Cells | None, path: str) -> list[Spli
     splits = [WORDS.get(word, word) for word in words]
     if validation is not None and "valid" not in splits:
         splits = _with_validation(splits, validation)
-    for split in ("train", "test"):
+    for split in needs:
         if split not in splits:
             held = ", ".join(f"{name} {n:,}" for name, n in Counter(splits).items())
             raise InputError(f"{path}: column {cells.column!r} has no {split} rows ({held}). Mark some, or {ANEW}.")

@@ -124,11 +124,11 @@ def _no_number(cells: Cells, row: int, text: str, texts: list[str]) -> InputErro
     return cells.bad(row, f"{text!r} is not a number. {hint}")
 
 
-def class_names(found: Iterable[str], column: str, path: str) -> tuple[str, ...]:
-    """Sorted; whole numbers by value. Raises: InputError: fewer than two."""
+def class_names(found: Iterable[str], column: str, path: str, least: int = 2) -> tuple[str, ...]:
+    """Sorted; whole numbers by value. Raises: InputError: fewer than `least`."""
     names = set(found)
     whole = all(re.fullmatch(r"[+-]?\d+", name, re.ASCII) for name in names)
-    if len(names) < 2:
+    if len(names) < least:
         only = f"the class {next(iter(names))!r} alone" if names else "no class"
         raise InputError(f"{path}: column {column!r} holds {only}. At least two are needed; is task.target right?")
     return tuple(sorted(names, key=lambda name: (int(name) if whole else 0, name)))

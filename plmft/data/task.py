@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from plmft import InputError
 from plmft.data.records import SPLITS, Kind, Record, Split
@@ -13,6 +13,7 @@ class NotFetched(InputError):
     """The data would be downloaded at first use."""
 
 
+Purpose = Literal["train", "test", "all"]
 Read = Callable[["DataPlace"], "Loaded"]
 
 
@@ -20,12 +21,16 @@ Read = Callable[["DataPlace"], "Loaded"]
 class DataPlace:
     """Where data may lie: `folder` is the user's own (data.dir or PLMFT_DATA), `cache` where downloads go.
 
-    Args: fetch: False: nothing is downloaded; what is in neither place raises NotFetched.
+    Args:
+        fetch: False: nothing is downloaded; what is in neither place raises NotFetched.
+        purpose: train: all splits are needed; test: a file may hold test records alone; all: every record is scored,
+            so that no split is made or asked for.
     """
 
     folder: Path | None
     cache: Path
     fetch: bool = True
+    purpose: "Purpose" = "train"
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,24 @@
-"""Write a small file at once or not at all, whoever else writes it at the same time."""
+"""Write a small file, or a folder, at once or not at all, whoever else writes it at the same time."""
 
 import os
 import secrets
-from contextlib import suppress
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from plmft import InputError
+
+
+def check_free(option: str, path: str | Path) -> None:
+    """Raises: InputError: something is at the place of an output. A folder may be there if it is empty."""
+    place = Path(path).expanduser()
+    try:
+        taken = os.path.lexists(place) and not (place.is_dir() and not any(place.iterdir()))
+    except OSError as error:
+        raise InputError(f"{option}={path}: can't be read ({error.strerror}). Choose another name.") from None
+    if taken:
+        raise InputError(f"{option}={path}: is there already, and is not replaced. Choose another name, or remove it.")
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -16,3 +31,18 @@ def write_whole(path: Path, content: bytes) -> None:
         with suppress(OSError):
             part.unlink()
         raise
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Where to write a folder that is there at once or not at all; an empty one is replaced. Raises: OSError."""
+    folder = folder.absolute()  # "." has no name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir()
+        yield part
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

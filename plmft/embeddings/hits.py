@@ -13,6 +13,7 @@ from typing import IO, Protocol
 import numpy as np
 
 from plmft import InputError
+from plmft.data.whole_file import check_free
 
 SUFFIXES = (".tsv", ".csv", ".tsv.gz", ".csv.gz", ".parquet")
 DIGITS = 6
@@ -25,7 +26,7 @@ class Write(Protocol):
 
 
 def check_output(output: Path, inputs: dict[str, str | None]) -> None:
-    """Raises: InputError: of a format that can't be written, no folder to write to, or one of `inputs` (by option)."""
+    """Raises: InputError: a format that can't be written, a file that is there or one of `inputs`, no folder."""
     if not output.name.endswith(SUFFIXES):
         raise InputError(f"output={output}: hits are written as {', '.join(SUFFIXES)}. Let the name end in one.")
     for key, path in inputs.items():
@@ -33,6 +34,7 @@ def check_output(output: Path, inputs: dict[str, str | None]) -> None:
             raise InputError(f"output={output} is the file of {key}. Name another one.")
     if output.is_dir():
         raise InputError(f"output={output} is a folder. Name a file.")
+    check_free("output", output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

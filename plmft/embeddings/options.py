@@ -10,13 +10,14 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from plmft import InputError
+from plmft.training.interrupts import exit_code, tell
 
 Options = TypeVar("Options")
 HELP = ("-h", "--help")
 
 
 def run_command(arguments: Sequence[str], told: str | None, work: Callable[[list[str]], None]) -> int:
-    """Do the work; the exit code: 0, 2 for a mistake (told in one message), 1 for a closed pipe, 130 for Ctrl-C.
+    """Do the work; the exit code: 0, 2 for a mistake (told in one message), 1 for a closed pipe, 128 + a signal.
 
     Args: told: what --help prints.
     """
@@ -31,8 +32,9 @@ def run_command(arguments: Sequence[str], told: str | None, work: Callable[[list
     except BrokenPipeError:  # `| head`
         sys.stderr.close()
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as interrupt:
+        tell(interrupt)
+        return exit_code(interrupt)
     return 0
 
 
@@ -50,6 +52,7 @@ def read_options(arguments: Sequence[str], config: str, options: type[Options]) 
         raise InputError(f"{dashed[0]}: options have the form key=value; --help lists them.")
     check_command_line(list(arguments), config)
     plain = OmegaConf.to_container(compose_config(list(arguments), config), resolve=True)
+    plain |= _as_typed(arguments, plain, options)
     absent = [key for key, type_ in typing.get_type_hints(options).items() if type_ is str and plain[key] is None]
     if absent:
         raise InputError(f"{' and '.join(absent)} must be set. Give {' '.join(f'{key}=...' for key in absent)}")
@@ -57,6 +60,14 @@ def read_options(arguments: Sequence[str], config: str, options: type[Options]) 
     if errors:
         raise InputError("\n".join(errors))
     return options(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+
+
+def _as_typed(arguments: Sequence[str], plain: Mapping[str, Any], options: type) -> dict[str, str]:
+    """What Hydra read as a number or a truth where a text is meant: runs and files may be called so."""
+    types = typing.get_type_hints(options)
+    typed = dict(word.lstrip("+").split("=", 1) for word in arguments if "=" in word)
+    texts = (key for key, value in plain.items() if isinstance(value, int | float) and key in typed)
+    return {key: typed[key] for key in texts if types[key] in (str, str | None)}
 
 
 def _wrong(plain: Mapping[str, Any], options: type) -> Iterator[str]:

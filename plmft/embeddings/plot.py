@@ -6,7 +6,7 @@ embeddings=PATH   what plmft.embed wrote, one vector a sequence; layer=N where i
 labels=FILE       CSV, TSV, Parquet or FASTA headers; rows belong to vectors by id (id=COLUMN), never by their order
 column=COLUMN     what colours the points: numbers are a scale, words a colour each; colours=... says which
 method=NAME       pca (what varies most), tsne (perplexity=30) or umap (neighbours=15)
-output=FILE       .png, .svg or .pdf; coordinates=FILE.csv writes what was drawn
+output=FILE       .png, .svg or .pdf; coordinates=FILE.csv writes what was drawn; neither may exist
 run=ID            the MLflow run that gets the picture, so that python -m plmft.report shows it
 
 Two dimensions keep little of hundreds: the picture tells which share of each point's nearest neighbours it kept.
@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from plmft import InputError
+from plmft.data.whole_file import check_free
 from plmft.embeddings.options import read_options, run_command
 
 Named = str | int | None
@@ -52,13 +53,21 @@ def main(arguments: list[str]) -> int:
 
 def _command(arguments: list[str]) -> None:
     options = read_options(arguments, "embed_plot", Plot)
-    output = Path(options.output)
+    output = Path(options.output).expanduser()
     if output.suffix not in SUFFIXES:
         raise InputError(f"output={output}: a picture is written as {', '.join(SUFFIXES)}. Let the name end in one.")
     if options.run is not None and output.suffix != ".png":
         raise InputError(f"output={output}: the report shows .png. Let the name end so, or leave run out.")
     if options.labels is None and options.column is not None:
         raise InputError(f"column={options.column}: of which file? Set labels.")
+    if output.is_dir():
+        raise InputError(f"output={output} is a folder. Name a file.")
+    check_free("output", output)
+    if options.coordinates is not None:
+        coordinates = Path(options.coordinates).expanduser()
+        if coordinates.is_dir() or coordinates == output:
+            raise InputError(f"coordinates={coordinates}: is a folder, or output. Name a file of its own.")
+        check_free("coordinates", coordinates)
     from plmft.embeddings.plotted import plot
 
     plot(options, lambda line: print(line, flush=True))

@@ -63,11 +63,13 @@ def plot(options: Plot, tell: Callable[[str], None]) -> None:
     plane = project(vectors[drawn], options.method, **how)
     figure = draw(plane, _of(shades, drawn), _title(options, embeddings, len(drawn), plane))
     output = Path(options.output).expanduser()
-    _save(output, _picture(figure, output.suffix[1:]))
+    picture = _picture(figure, output.suffix[1:])
+    if options.coordinates is not None:
+        _save(Path(options.coordinates).expanduser(), _table(embeddings.ids, drawn, plane, shades))
+    _save(output, picture)
     tell(f"{len(drawn):,} points by {NAMES[options.method]}: {output}")
     tell(f"{plane.kept:.1%} of each point's {options.neighbours} nearest neighbours are nearest in the picture, too.")
     if options.coordinates is not None:
-        _save(Path(options.coordinates).expanduser(), _table(embeddings.ids, drawn, plane, shades))
         tell(f"Coordinates: {options.coordinates}")
     if run is not None:
         name = run.log(output, f"{options.method}_{shades.name if shades else output.stem}")

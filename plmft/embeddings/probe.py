@@ -8,7 +8,7 @@ target=COLUMN     numbers (ridge), classes (logistic) or sets of labels (a logis
                   a residue (logistic), with embeddings of per=residue
 split=COLUMN      train, valid, test, test_<name>; without one: by clusters of the file's sequences, else at random
 metric=NAME       that the penalty is chosen by, on the validation split
-output=FOLDER     probe.json and the predictions of each test set
+output=FOLDER     probe.json and the predictions of each test set; a new or an empty folder
 
 Vectors are centred and scaled by the training split. Metrics, 95 % intervals and baseline are those of plmft.train, so
 the probe of a frozen model and the tuned model compare. On one core: seconds for thousands of sequences.
@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Len
 
 from plmft import InputError
+from plmft.data.whole_file import check_free
 from plmft.embeddings.options import read_options, run_command
 
 Named = str | int | None
@@ -62,6 +63,8 @@ def _command(arguments: list[str]) -> None:
     options = read_options(arguments, "embed_probe", Probe)
     if abs(sum(options.fractions) - 1) > 1e-6:
         raise InputError(f"fractions={list(options.fractions)}: they add up to {sum(options.fractions):g}, not to 1.")
+    if options.output is not None:
+        check_free("output", options.output)
     from plmft.embeddings.probed import probe
 
     result = probe(options)

@@ -12,7 +12,7 @@ from plmft import InputError
 from plmft.data.records import Record
 from plmft.data.table_splits import Splitting
 from plmft.data.task import Task
-from plmft.data.whole_file import write_whole
+from plmft.data.whole_file import whole_folder, write_whole
 from plmft.embeddings.formats import open_embeddings
 from plmft.embeddings.linear_probe import Scaled, choose, fit_each, fitted_to
 from plmft.embeddings.probe import PRIMARY, Probe
@@ -57,11 +57,13 @@ class Probed:
             f"{'Ridge' if kind == 'sequence_regression' else 'Logistic'} probe of {told_of(self.about)}",
             f"  {'records':28} {sizes}",
         ]
+        primary = self.task.primary_metric  # of the mean, a rank correlation is not defined: its errors are told
+        baseline = {primary} if f"baseline/{primary}" in self.metrics else SCORERS[kind].names
         for name, value in self.metrics.items():
             split, _, short = name.partition("/")
             if split.startswith("test") and not short.endswith(("_ci_low", "_ci_high")):
                 found.append(f"  {f'{split} {short}':28} {value:.3f}{self._interval(name)}")
-            elif split == "baseline" and short == self.task.primary_metric:
+            elif split == "baseline" and short in baseline:
                 found.append(f"  {f'{short}, no model':28} {value:.3f}")
         return found
 
@@ -70,7 +72,7 @@ class Probed:
         return "" if low is None or high is None else f"  (95 % {low:.3f} to {high:.3f})"
 
     def write(self, folder: Path) -> str:
-        """probe.json, and predictions.parquet for each test split. Returns: what was written.
+        """probe.json, and predictions.parquet for each test split, all or none of them. Returns: what was written.
 
         Raises: InputError: no room or no right there.
         """
@@ -79,11 +81,11 @@ class Probed:
         plain |= {"notes": [*self.labelled.notes, *self.model.notes], "embeddings": self.about}
         plain |= {"options": asdict(self.options)}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for split, found in self.predictions.items():
-                name = "predictions" if split == "test" else f"predictions_{split.removeprefix('test_')}"
-                _write_predictions(folder / f"{name}.parquet", self.task, self._records(split), found)
-            write_whole(folder / "probe.json", json.dumps(plain, indent=1, default=str).encode())
+            with whole_folder(folder) as part:
+                for split, found in self.predictions.items():
+                    name = "predictions" if split == "test" else f"predictions_{split.removeprefix('test_')}"
+                    _write_predictions(part / f"{name}.parquet", self.task, self._records(split), found)
+                write_whole(part / "probe.json", json.dumps(plain, indent=1, default=str).encode())
         except OSError as error:
             raise InputError(f"output={folder}: can't be written ({error.strerror}). Name another folder.") from None
         return str(folder)

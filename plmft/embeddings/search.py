@@ -6,7 +6,8 @@
 index=PATH        what plmft.embed wrote, one vector a sequence; layer=N where it holds several layers
 query=PATH        sequences (FASTA, CSV, TSV, Parquet), which the index's own model embeds first; or embeddings, which
                   must be of the same weights, layer and pooling; left out: each vector of the index, without itself
-output=FILE       .tsv, .csv (also .gz) or .parquet: query, rank, hit, cosine; left out: TSV to the terminal
+output=FILE       .tsv, .csv (also .gz) or .parquet: query, rank, hit, cosine; left out: TSV to the terminal;
+                  a file that is there is not replaced
 metric=NAME       cosine or euclidean
 method=NAME       flat compares with all vectors and is exact; ivf (cells) and hnsw (a graph) look at a part of them
 recall=0.95       what ivf and hnsw reach, on sample=100 of the queries that are also answered by brute force

@@ -72,6 +72,8 @@ def _use_folder(tuned: Tuned) -> Iterator[str]:
             "torch, transformers and safetensors:",
         )
     yield from _predict_py(tuned)
+    if tuned.description.spec.family != "bert":
+        yield from ("The contact head of transformers itself (`predict_contacts`) was not tuned: it is all zeros.", "")
 
 
 def _use_adapter(tuned: Tuned) -> Iterator[str]:
@@ -88,7 +90,13 @@ def _use_adapter(tuned: Tuned) -> Iterator[str]:
 
 
 def _predict_py(tuned: Tuned) -> Iterator[str]:
-    yield from ("", "    python predict.py proteins.fasta > predictions.tsv", "")
+    yield from (
+        "",
+        "    python predict.py proteins.fasta > predictions.tsv",
+        "",
+        "It reads FASTA and names on stderr the records that it can't predict (exit code 1).",
+        "",
+    )
     if tuned.description.kind != "residue_classification":
         yield from _tensors(tuned)
 

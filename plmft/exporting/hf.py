@@ -50,6 +50,7 @@ def export_huggingface(tuned: Tuned, folder: Path) -> None:
     """
     _check_transformer(tuned, "huggingface")
     save_network(tuned.predictor.backbone.network, folder)
+    _add_contact_head(folder)
     inside = tuned.description.kind == "residue_classification"
     if inside:
         _put_head_inside(tuned, folder)
@@ -71,6 +72,7 @@ def export_adapter(tuned: Tuned, model: Path, folder: Path) -> None:
     base = {"folder": "base"} if included else {"hub": made.spec.hub, "revision": revision}
     if included:
         shutil.copytree(model / "backbone", folder / "base")
+        _add_contact_head(folder / "base")
     file = folder / "adapter_config.json"
     config = json.loads(file.read_text())
     config |= {"base_model_name_or_path": base.get("hub") or "base", "revision": revision, "inference_mode": True}
@@ -82,6 +84,17 @@ def _check_transformer(tuned: Tuned, form: str) -> None:
     spec = tuned.description.spec
     if not isinstance(spec, TransformerSpec):
         raise InputError(f"as={form}: {spec.name} is none of transformers' networks. Take as=onnx or as=torch_export.")
+
+
+def _add_contact_head(folder: Path) -> None:
+    """Zeros for the contact head of transformers' ESM, which plmft does not tune: loading would report it missing."""
+    config = json.loads((folder / "config.json").read_text())
+    if config["model_type"] != "esm":
+        return
+    state = load_file(folder / "model.safetensors")
+    maps = config["num_hidden_layers"] * config["num_attention_heads"]
+    state |= {"contact_head.regression.weight": torch.zeros(1, maps), "contact_head.regression.bias": torch.zeros(1)}
+    write_tensors(state, folder / "model.safetensors")
 
 
 def _put_head_inside(tuned: Tuned, folder: Path) -> None:

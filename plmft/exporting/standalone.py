@@ -7,12 +7,15 @@
     model.predict(["MKTAYIAKQR", "GSHMLEDPVD"])        # numbers, classes, letters or contacts
     model.outputs(["MKTAYIAKQR"])                      # arrays: (), (C,), (L, C) or (L, L)
 
-For a task about pairs give a second list, or a FASTA whose neighbours are pairs. head.json says how sequences become
-tokens and what comes out; the head's weights are in head.safetensors: README.md describes both.
+It reads FASTA alone and writes a header, then a line for each record. A record that can't be predicted is named on
+stderr with its line, and the others follow. Exit code 0: all are predicted; 1: some are not; 2: there is no such file,
+or it is no FASTA. For a task about pairs give a second list, or a FASTA whose neighbours are pairs. head.json says how
+sequences become tokens and what comes out; the head's weights are in head.safetensors: README.md describes both.
 """
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+AMINO_ACIDS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")  # the 20 and X, B, Z, U, O, J: all letters, in upper case
 MIN_SEPARATION = 6  # of residues whose contact is predicted
 TOKENS_PER_BATCH = 4096  # padding included; a single sequence may have more
 
@@ -56,6 +60,10 @@ class Model:
             raise ValueError("A task about pairs takes two lists, any other task takes one.")
         if partners is not None:
             rows = [[first, second] for first, second in zip(sequences, partners, strict=True)]
+        for number, row in enumerate(rows):
+            for text in row:
+                if why := self.refusal(text):
+                    raise ValueError(f"Sequence {number}: {why}.")
         tokens = [[self._tokens(text) for text in row] for row in rows]
         found: dict[int, np.ndarray] = {}
         for batch in _batches([max(map(len, row)) * len(row) for row in tokens]):
@@ -63,14 +71,22 @@ class Model:
             found.update(zip(batch, outputs, strict=True))
         return [found[number] for number in range(len(rows))]
 
+    def refusal(self, sequence: str) -> str | None:
+        """Why the model can't take a sequence; None: it can."""
+        longest, last = self.about["longest"], max(self.about["positions"] or [0])
+        if not sequence:
+            return "the sequence is empty"
+        wrong = next(((at, letter) for at, letter in enumerate(sequence, 1) if letter not in AMINO_ACIDS), None)
+        if wrong is not None:
+            at, letter = wrong
+            hint = "; write sequences in upper case" if letter.upper() in AMINO_ACIDS else ""
+            return f"{letter!r} at position {at} of the sequence is no amino acid{hint}"
+        if len(sequence) > longest:
+            return f"{len(sequence)} residues; the model takes {longest}"
+        return f"{len(sequence)} residues; the model's head looks at residue {last}" if len(sequence) < last else None
+
     def _tokens(self, sequence: str) -> list[int]:
         about = self.about
-        if not 0 < len(sequence) <= about["longest"]:
-            raise ValueError(f"{len(sequence)} residues: the model takes 1 to {about['longest']}.")
-        if not (sequence.isascii() and sequence.isalpha() and sequence.isupper()):
-            raise ValueError(f"{sequence[:20]}...: a sequence is made of the letters A to Z.")
-        if len(sequence) < max(about["positions"] or [0]):
-            raise ValueError(f"{len(sequence)} residues: the head looks at residue {max(about['positions'])}.")
         letters = [about["letters"].get(letter, about["unknown"]) for letter in sequence]
         return [*about["prefix"], *letters, *about["suffix"]]
 
@@ -183,32 +199,85 @@ def _batches(tokens: list[int]) -> list[list[int]]:
     return batches
 
 
-def read_fasta(path: str) -> tuple[list[str], list[str]]:
-    """Names, up to the first space, and sequences in upper case."""
-    names, sequences = [], []
-    for line in Path(path).read_text().splitlines():
+@dataclass
+class Entry:
+    """A record of a FASTA: its name up to the first space ("" without one), its sequence, the line of its header."""
+
+    name: str
+    sequence: str
+    line: int
+
+
+def read_fasta(path: str) -> list[Entry]:
+    """Records in order. Raises: ValueError: no such file, an empty one, or no FASTA."""
+    try:
+        text = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: there is no such file.") from None
+    except OSError as error:
+        raise ValueError(f"{path}: can't be read ({error.strerror}).") from None
+    entries: list[Entry] = []
+    for number, line in enumerate((row.decode(errors="replace") for row in text.splitlines()), 1):
         if line.startswith(">"):
-            names.append(line[1:].split(maxsplit=1)[0] if line[1:].strip() else str(len(names) + 1))
-            sequences.append("")
-        elif names:
-            sequences[-1] += line.strip().upper().removesuffix("*")
-    return names, sequences
+            entries.append(Entry("".join(line[1:].split(maxsplit=1)[:1]), "", number))
+        elif entries:
+            entries[-1].sequence += "".join(line.split())
+        elif line.strip():
+            raise ValueError(f"{path}, line {number}: {line[:40]!r} is no FASTA, whose headers begin with '>'.")
+    if not entries:
+        raise ValueError(f"{path}: the file is empty. Give FASTA.")
+    return entries
 
 
-def main(arguments: list[str]) -> None:
-    """Lines of name and prediction, separated by a tab."""
-    if len(arguments) != 1 or arguments[0].startswith("-"):
-        raise SystemExit(__doc__)
-    model = load(Path(__file__).parent)
-    names, sequences = read_fasta(arguments[0])
-    if model.about["kind"] == "pair_classification":
-        found = model.predict(sequences[::2], sequences[1::2])
-        names = [f"{first}|{second}" for first, second in zip(names[::2], names[1::2], strict=True)]
-    else:
-        found = model.predict(sequences)
-    for name, prediction in zip(names, found, strict=True):
-        print(f"{name}\t{prediction}")
+def _taken(model: Model, path: str, entries: list[Entry]) -> list[list[Entry]]:
+    """Records, or pairs of them, that can be predicted. The others are named on stderr."""
+    size = 2 if model.about["kind"] == "pair_classification" else 1
+    if len(entries) % size:
+        raise ValueError(f"{path}: {len(entries)} records, but neighbours are pairs. Give an even number.")
+    taken, names = [], set()
+    for row in (entries[at : at + size] for at in range(0, len(entries), size)):
+        bad = False
+        for entry in row:
+            why = model.refusal(entry.sequence) if entry.name else "it has no id"
+            if size == 1 and entry.name in names and not why:
+                why = "the id stands before in the file; ids must be unique"
+            if why:
+                told = f"{path}, line {entry.line}: {entry.name or 'a record'} is left out: {why}."
+                print(f"predict.py: {told}", file=sys.stderr)
+                bad = True
+        if not bad:
+            taken.append(row)
+            names.update(entry.name for entry in row)
+    return taken
+
+
+def main(arguments: list[str]) -> int:
+    """Lines of id and prediction, separated by a tab, below a header; returns the exit code."""
+    if any(word in ("-h", "--help") for word in arguments):
+        print(__doc__)
+        return 0
+    try:
+        if len(arguments) != 1:
+            raise ValueError("give one FASTA file: python predict.py proteins.fasta > predictions.tsv")
+        entries = read_fasta(arguments[0])
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        model = load(Path(__file__).parent)
+        taken = _taken(model, arguments[0], entries)
+    except ValueError as error:
+        print(f"predict.py: {error}", file=sys.stderr)
+        return 2
+    sequences = [[entry.sequence for entry in row] for row in taken]
+    found = model.predict(*map(list, zip(*sequences, strict=True))) if taken else []
+    print("id\tprediction")
+    for row, prediction in zip(taken, found, strict=True):
+        print(f"{'|'.join(entry.name for entry in row)}\t{prediction}")
+    left_out = len(entries) - sum(map(len, taken))
+    if left_out:
+        print(f"predict.py: {left_out} of {len(entries)} records are left out.", file=sys.stderr)
+    return 1 if left_out else 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

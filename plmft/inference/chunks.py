@@ -7,11 +7,13 @@ import csv
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from plmft import InputError
-from plmft.inference.parts import ChunkedOutput, Shard
+from plmft.inference.opening import Damaged
+from plmft.inference.parts import ChunkedOutput, Shard, list_parts
 from plmft.inference.sequences import Given, Rejected
 
 WHOLE = Shard()
@@ -89,7 +91,7 @@ def run_chunks(
     done = output.begin(size, shard)
     computed, skipped, chunk = 0, 0, -1
     rejects = _Rejects(output, shard)
-    with output.alone(shard):
+    with output.alone(shard), _told_if_kept(output):
         for chunk, given in enumerate(_ahead(chunks_of(items, size, shard, rejects.add))):
             digest = digest_of(given)
             if chunk in done and done[chunk] != digest:
@@ -108,6 +110,16 @@ def run_chunks(
         told = {"chunks": chunk + 1, "sequences": computed + skipped, "rejected": rejects.count}
         output.end(shard, told)
     return Counts(computed, skipped, rejects.count)
+
+
+@contextmanager
+def _told_if_kept(output: ChunkedOutput) -> Iterator[None]:
+    """Adds to the message of a damaged input that parts are kept, if there are any."""
+    try:
+        yield
+    except Damaged as error:
+        kept = " What was computed before that line is kept." if list_parts(output.folder) else ""
+        raise Damaged(f"{error}{kept}") from None
 
 
 def digest_of(given: list[Given]) -> str:

@@ -60,8 +60,11 @@ class Computer:
     @cached_property
     def _tuned(self) -> "Tuned":
         from plmft.efficiency.allocator import keep_freed_memory
-        from plmft.models.tuned import load
-        from plmft.models.windows import Windows
+        from plmft.training.interrupts import nothing_open
+
+        with nothing_open():  # no part is begun
+            from plmft.models.tuned import load
+            from plmft.models.windows import Windows
 
         if self.device == "cpu":
             keep_freed_memory()

@@ -57,7 +57,40 @@ class Described:
     def notes(self) -> tuple[str, ...]:
         """What a user must know of all its predictions."""
         random = "The model was tuned from random weights: its predictions show that the path works, no more."
-        return (random,) if self.text["model"].get("init") == "random" else ()
+        return ((random,) if self.text["model"].get("init") == "random" else ()) + self._coverage_notes
+
+    @property
+    def _coverage_notes(self) -> tuple[str, ...]:
+        """What share of its run's test records the intervals or sets held; none where that was not measured."""
+        found = (self._summary.get("metrics") or {}).get("test/conformal_coverage_90")
+        if found is None or not (self.folder / "confidence.json").is_file():
+            return ()
+        what = "low and high" if self.kind == "sequence_regression" else "the sets in likely"
+        return (
+            f"On the run's own test records {what} held {100 * found:.1f} % of what was measured; 90 % is aimed at.",
+        )
+
+    @property
+    def _summary(self) -> dict[str, Any]:
+        """`summary.json` of the run, where it lies beside the folder; else empty."""
+        try:
+            found = json.loads((self.folder.parent / "summary.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) and self.folder.name == "model" else {}
+
+    def origin(self, run_id: str | None) -> dict[str, str]:
+        """`run_id`, `run_name` and `task` of the run that left it; without what is not known.
+
+        Args: run_id: from the store; None: taken from the folder.
+        """
+        try:
+            with (self.folder.parent / "tracking" / "journal.jsonl").open() as journal:
+                name = json.loads(journal.readline()).get("name")
+        except (OSError, ValueError):
+            name = None
+        found = {"run_id": run_id or self._summary.get("run_id"), "run_name": name, "task": self.text["task"]["task"]}
+        return {key: value for key, value in found.items() if value}
 
     @property
     def digest(self) -> str:

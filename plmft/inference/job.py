@@ -73,10 +73,10 @@ def check_places(request: Request) -> None:
         open_bytes(request.input)[0].close()
 
 
-def run_job(request: Request, folder: Path) -> Outcome:
+def run_job(request: Request, folder: Path, run_id: str | None = None) -> Outcome:
     """Predict what is not done yet.
 
-    Args: folder: of the tuned model.
+    Args: folder: of the tuned model. run_id: of the run that left it, where the store knows it.
     Raises: InputError: a mistake in the request or its files; what was written is kept.
     """
     model, options, place = read_described(folder), request.options, Place.of(request)
@@ -111,13 +111,13 @@ def run_job(request: Request, folder: Path) -> Outcome:
             progress=shown.chunk,
         )
     if place.file is not None:
-        _put_together(place, output, counts, model)
+        _put_together(place, output, counts, model, run_id)
     rejected = output.rejected(options.part)
     there = rejected if counts.rejected else None
     return Outcome(counts, place.file or place.parts, there, watched.residues_per_s, notes + model.notes)
 
 
-def _put_together(place: Place, output: ChunkedOutput, counts: Counts, model: Described) -> None:
+def _put_together(place: Place, output: ChunkedOutput, counts: Counts, model: Described, run_id: str | None) -> None:
     """The file of its parts, and beside it what it is; the parts go. Raises: InputError: no room; nothing to write."""
     parts = list_parts(place.parts)
     if not parts:
@@ -128,6 +128,7 @@ def _put_together(place: Place, output: ChunkedOutput, counts: Counts, model: De
     draft = place.file.with_name(f".{place.file.name.removesuffix(place.suffix)}.draft{place.suffix}")
     about = {
         "identity": read_identity(place.parts),
+        **model.origin(run_id),
         "weights": model.weights,
         "input": digest_of_all(digest for _, _, digest, _ in parts),
         "sequences": counts.done + counts.skipped,

@@ -31,6 +31,10 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError)  # what the unpackers raise
 
 
+class Damaged(InputError):
+    """The bytes end or break within the file."""
+
+
 def name_of(source: str) -> str:
     """How messages call the source."""
     return "standard input" if source == STDIN else source
@@ -81,13 +85,10 @@ def open_bytes(source: str, position: Position | None = None) -> tuple[IO[bytes]
     return stream, first
 
 
-def damaged(source: str, line: int, error: BaseException) -> InputError:
+def damaged(source: str, line: int, error: BaseException) -> Damaged:
     """The message for bytes that end or break within the file."""
     told = str(error) or type(error).__name__
-    return InputError(
-        f"{name_of(source)}: damaged or cut short near line {line:,} ({told}). Get the file again; what was computed "
-        "before that line is kept."
-    )
+    return Damaged(f"{name_of(source)}: damaged or cut short near line {line:,} ({told}). Get the file again.")
 
 
 def text_lines(source: str, stream: IO[bytes], first: bytes) -> Iterator[tuple[int, str]]:

@@ -203,7 +203,10 @@ def load(folder: Path | str, device: str = "cpu", *, merge: bool = False) -> Tun
     folder = Path(folder)
     file = folder / "plmft.json"
     if not file.is_file():
-        raise InputError(f"{folder} holds no tuned model (no plmft.json). Name the folder `model` of a run.")
+        raise InputError(
+            f"{folder} holds no tuned model (no plmft.json). Name a run's folder `model`, not its id: "
+            "mlruns/work/RUN/model."
+        )
     text = json.loads(file.read_text())
     if text["layout"] != LAYOUT:
         raise InputError(f"{file}: layout {text['layout']} is not {LAYOUT}, which this version of plmft reads.")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from plmft.metrics.evaluate import LOWER_IS_BETTER
+from plmft.page.evaluations import as_trained
 from plmft.page.runs import Scored
 from plmft.page.significance import (
     difference,
@@ -86,8 +87,8 @@ class Cost:
 
 
 def _training_time(run: Scored) -> float | None:
-    """Of both phases; 0 where nothing was trained; None of a run that only scores what another one trained."""
-    if run.kind != "training":
+    """Of both phases; 0 where nothing was trained; None of an evaluation of a model whose training isn't known."""
+    if run.kind != "training" and run.trained is None:
         return None
     if not run.metrics.get("data/train"):
         return 0.0
@@ -152,7 +153,7 @@ def contests(runs: Sequence[Scored], predictions: Mapping[str, Path]) -> list[Co
     """All contests, by task, the largest test set first. Args: predictions: run id to its predictions.parquet."""
     tables = {run_id: predictions_of(file) for run_id, file in predictions.items()}
     groups: dict[tuple, list[Scored]] = {}
-    for run in runs:
+    for run in map(as_trained, runs):
         if run.value is not None:
             groups.setdefault((run.task, run.primary, _test_of(run, tables)), []).append(run)
     found = [_contest(task, primary, members, tables) for (task, primary, _), members in groups.items()]
@@ -197,12 +198,17 @@ def _newest_of_each_seed(runs: Sequence[Scored]) -> tuple[Scored, ...]:
 
 def _names(groups: Sequence[Sequence[Scored]]) -> list[str]:
     """Model and tuning, and of what else differs between those of one name, as little as tells them apart."""
-    plain = [f"{runs[0].model} {runs[0].tuning}".strip() for runs in groups]
+    plain = [_plain_name(runs[0]) for runs in groups]
     names = []
     for name, runs in zip(plain, groups, strict=True):
         alike = [other[0] for other, shared in zip(groups, plain, strict=True) if shared == name]
         names.append(", ".join([name, *_differing(runs[0], alike)]))
     return names
+
+
+def _plain_name(run: Scored) -> str:
+    other = run.trained is not None and run.trained.task != run.task
+    return f"{run.model} {run.tuning}".strip() + (f", tuned on {run.trained.task}" if other else "")
 
 
 def _differing(run: Scored, alike: Sequence[Scored]) -> list[str]:

@@ -8,7 +8,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, object]
 KIND, ROWS = "plmft.kind", "rows.csv"
-FINISHED = "FINISHED"
+FINISHED, EVALUATION = "FINISHED", "evaluation"
 # Settings that change neither what is learnt nor what it costs; runs that differ in them and the seed are repeats.
 INDIFFERENT = ("seed", "tracking.", "checkpoint.", "data.dir", "hardware.usd_per_hour")
 
@@ -53,6 +53,7 @@ class Scored:
     energy_source: str = ""
     started_ms: int = 0
     parent: str = ""  # of an evaluation: the run that tuned the model
+    trained: "Scored | None" = None  # that run, where the store has it
 
     @property
     def value(self) -> float | None:
@@ -102,34 +103,29 @@ class Found:
 
 def read_runs(client: "MlflowClient", uri: str, task: str | None = None) -> Found:
     """All runs of a store. Args: task: of this one alone; benchmark runs always. Raises: InputError: no such task."""
-    found = Found()
+    found, scored = Found(), []
     for stored in all_runs(client, uri, list(experiments(client, uri).values()), "", ["attributes.start_time ASC"]):
         tags = stored.data.tags
         if tags.get("sweep") == "true":
             continue
         if tags.get(KIND) == "benchmark":
             found.benchmarks.append(_benchmark(client, stored))
-        elif task in (None, tags.get("task")) and "primary_metric" in tags:
+        elif "primary_metric" in tags:
             if stored.info.status == FINISHED:
-                found.scored.append(_scored(stored))
-            else:
+                scored.append(_scored(stored))
+            elif task in (None, tags.get("task")):
                 found.unfinished += 1
-    found.scored = list(_without_repeats(found.scored))
+    known = {run.run_id: run for run in scored}
+    of_task = [run for run in scored if task in (None, run.task)]
+    found.scored = [replace(run, trained=known.get(run.parent)) if run.parent else run for run in of_task]
     return found
-
-
-def _without_repeats(runs: list[Scored]) -> Iterator[Scored]:
-    """An evaluation that says again what the run itself said of the same test set adds nothing."""
-    known = {run.run_id: run for run in runs}
-    for run in runs:
-        parent = known.get(run.parent)
-        if parent is None or (run.task, run.value) != (parent.task, parent.value):
-            yield run
 
 
 def _scored(stored: "StoredRun") -> Scored:
     tags, params = stored.data.tags, stored.data.params
     metrics = {name: value for name, value in stored.data.metrics.items() if math.isfinite(value)}
+    if tags.get(KIND) == EVALUATION:  # it trains on nothing, whatever splits its data have
+        metrics = {name: value for name, value in metrics.items() if name not in ("data/train", "data/valid")}
     return Scored(
         run_id=stored.info.run_id,
         experiment=stored.info.experiment_id,

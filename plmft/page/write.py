@@ -16,6 +16,7 @@ from plmft.page.blocks import Chooser, Fold, Picture, Section, Sentence, Tiles
 from plmft.page.claims import Beside, beside
 from plmft.page.configurations import Contest, contests
 from plmft.page.disputes import SETTLED, Verdict, judge
+from plmft.page.evaluations import without_rescores
 from plmft.page.guide import guide
 from plmft.page.html import NO_PLOTLY, to_html
 from plmft.page.markdown import to_markdown
@@ -56,6 +57,7 @@ def write_page(output: Path, client: "MlflowClient | None", uri: str, task: str 
         raise InputError(f"--task {task}: there is no finished run of it. Tasks with runs: {known or 'none'}.")
     with tempfile.TemporaryDirectory() as scratch:
         predictions, pictures = _artifacts(client, found, Path(scratch))
+        found.scored = without_rescores(found.scored, predictions)
         sections = list(_sections(found, contests(found.scored, predictions), pictures, _links(found, uri)))
     return _written(output, _subtitle(found, uri), sections), found
 

@@ -30,6 +30,7 @@ COSTS = {  # column to MLflow's metric
 }
 SORTS = ("started", "metric", *COSTS)
 DEARER = "residues_per_s"  # the one cost of which more is better
+KIND, TRAINING = "plmft.kind", "training"  # a tag, which runs that train lack
 GONE = "gone"  # marked as running, but its process has ended without a word
 
 
@@ -38,12 +39,14 @@ class RunLine:
     """One run.
 
     Args:
+        kind: training, evaluation or benchmark.
         status: MLflow's word in small letters; "gone" where its process no longer lives.
         metric: the primary one, of the test split; low, high: its 95 % interval. costs: by the names of COSTS.
         sweep: the parent's id, or None. settings: what the sweep's command line set for it besides the seed.
     """
 
     run_id: str
+    kind: str
     task: str
     model: str
     tuning: str
@@ -181,6 +184,7 @@ def line_of(stored: "StoredRun", runs: Path) -> RunLine:
     name = f"test/{primary}"
     return RunLine(
         run_id=stored.info.run_id,
+        kind=tags.get(KIND, TRAINING),
         task=tags.get("task", ""),
         model=tags.get("model", ""),
         tuning=tags.get("tuning", ""),

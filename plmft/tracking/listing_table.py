@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from plmft.tracking.lineage import mask
-from plmft.tracking.listing import COSTS, GONE, Line, RunLine
+from plmft.tracking.listing import COSTS, GONE, TRAINING, Line, RunLine
 from plmft.tracking.reading import SHORT_ID
 
 DIGITS = {"step_ms": 1, "gpu_gb": 2, "host_gb": 2, "wall_s": 1}  # after the point; of the others none
@@ -61,10 +61,12 @@ def _columns(lines: Sequence[Line]) -> tuple[str | None, list[Column]]:
     """(what all lines share, the columns of the rest)."""
     firsts = [line.first for line in lines]
     tasks, metrics = {run.task for run in firsts}, {run.metric for run in firsts if run.metric}
+    kinds = [run.kind for run in firsts]
     columns = [
         ("run", [run.run_id[:SHORT_ID] for run in firsts]),
         ("started", [f"{datetime.fromtimestamp(run.started_ms / 1000):%m-%d %H:%M}" for run in firsts]),
         *([("task", [run.task for run in firsts])] if len(tasks) > 1 else []),
+        *([("kind", kinds)] if {*kinds} - {TRAINING} else []),
         ("model", _models(lines)),
         ("tuning", [run.tuning for run in firsts]),
         ("seeds", [", ".join(sorted({run.seed for run in line.runs})) for line in lines]),

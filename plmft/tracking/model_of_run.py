@@ -4,10 +4,10 @@ A folder costs nothing. Else MLflow is imported (1 to 2 s) and asked. A run of t
 folder that it wrote; a model that lies elsewhere is fetched once, whole or not at all, into runs/cache/models.
 """
 
-import itertools
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from urllib.request import url2pathname
 
 from plmft import InputError
 from plmft.tracking.lineage import mask
+from plmft.tracking.listing import KIND, TRAINING
 from plmft.tracking.run import run_id_of
 
 if TYPE_CHECKING:
@@ -34,14 +35,6 @@ class Found:
 
     folder: Path
     run_id: str | None = None
-
-
-def tuned_folder(model: str, uri: str, runs: Path) -> Path:
-    """The folder with plmft.json that `plmft.models.tuned.load` reads.
-
-    Args: as of `find_model`. Raises: InputError: as `find_model`.
-    """
-    return find_model(model, uri, runs).folder
 
 
 def find_model(model: str, uri: str, runs: Path) -> Found:
@@ -88,7 +81,7 @@ def _run(client: "MlflowClient", uri: str, named: str) -> "StoredRun":
     if named.isalnum():
         ways.insert(0, f'attributes.run_id LIKE "{named.lower()}%"')
     for where in ways:
-        alike = list(itertools.islice(all_runs(client, uri, everywhere, where, few=MOST_SHOWN), MOST_SHOWN))
+        alike = _that_train(all_runs(client, uri, everywhere, where, few=MOST_SHOWN))
         if len(alike) > 1:
             ids = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in alike)
             raise InputError(f"{named}: several runs are called so or begin so: {ids}. Give a whole id.")
@@ -98,6 +91,17 @@ def _run(client: "MlflowClient", uri: str, named: str) -> "StoredRun":
         f"{named}: {mask(uri)} has no such run, and there is no such folder. python -m plmft.report runs lists its "
         f"runs with their ids; another store is named by {STORE}=ADDRESS."
     )
+
+
+def _that_train(runs: "Iterator[StoredRun]") -> "list[StoredRun]":
+    """The first of them that may have a model; where there is none, the first others, of which the reason is told."""
+    may, others = [], []
+    for run in runs:
+        tags = run.data.tags
+        (others if tags.get(KIND, TRAINING) != TRAINING or tags.get("sweep") == "true" else may).append(run)
+        if len(may) == MOST_SHOWN:
+            break
+    return may or others[:MOST_SHOWN]
 
 
 def _of_run(client: "MlflowClient", uri: str, run: "StoredRun", runs: Path) -> Found:
@@ -120,8 +124,9 @@ def _of_run(client: "MlflowClient", uri: str, run: "StoredRun", runs: Path) -> F
 
 
 def _why(tags: dict[str, str]) -> str:
-    if tags.get("plmft.kind"):
-        return f"it is a run of the kind {tags['plmft.kind']}. Name a training run."
+    if tags.get(KIND, TRAINING) != TRAINING:
+        parent = f", of {tags['plmft.parent_run']}" if tags.get("plmft.parent_run") else ""
+        return f"it is a run of the kind {tags[KIND]}{parent}. Name a training run."
     if tags.get("tuning") == "none":
         return "it scored a pretrained model as it is (tuning=none). Name a run that trained."
     if tags.get("pruned") == "true":

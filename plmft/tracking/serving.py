@@ -8,6 +8,8 @@ from typing import Any
 
 import mlflow
 import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
@@ -27,9 +29,16 @@ class TunedModel(PythonModel):
 
         Args: model_input: a data frame with a text column `sequence`, and `partner` where the task is about pairs.
         Returns: a data frame with a column `prediction`: see Tuned.predict.
+        Raises: MlflowException: a sequence that the model can't take; a server answers with 400 and the message.
         """
+        from plmft import InputError
+
         columns = [model_input[name].tolist() for name in ("sequence", "partner") if name in model_input]
-        return pd.DataFrame({"prediction": self.tuned.predict(*columns)})
+        try:
+            return pd.DataFrame({"prediction": self.tuned.predict(*columns)})
+        except InputError as error:
+            told = f"{error} A sequence's number is its row, counted from 0."
+            raise MlflowException(told, error_code=INVALID_PARAMETER_VALUE) from None
 
 
 mlflow.models.set_model(TunedModel())

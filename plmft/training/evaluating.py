@@ -104,7 +104,7 @@ class Evaluation:
     def _read(self, runs: Path, tuned: Tuned) -> tuple[Task, DataSet, tuple[str, ...]]:
         """The task in the model's classes, its records, which are on disk by then, and what to tell."""
         made, task = tuned.description, self.task
-        loaded = task.read(self.data.place(runs))
+        loaded = task.read(replace(self.data.place(runs), purpose=self.records))
         records = loaded.records
         if made.classes:
             named = loaded.classes or task.classes
@@ -176,9 +176,10 @@ def _ended(tracked: Run, claimed: Claim, console: Console) -> Iterator[None]:
         yield
         tracked.end("FINISHED")
         claimed.finish()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         tracked.end("KILLED", wait_s=KILLED_S)
         console.print("Interrupted: the same command begins the evaluation again.")
+        interrupt.told = True
         raise
     except OSError as error:
         tracked.end("FAILED")

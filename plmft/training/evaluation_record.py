@@ -1,5 +1,6 @@
 """What an evaluation leaves behind: its MLflow run, summary.json, predictions.parquet and figures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -84,9 +85,10 @@ def record_beginning(evaluation: "Evaluation", tracked: Run, task: Task, dataset
     (folder / "config.yaml").write_text(yaml.safe_dump(scrub(evaluation.config), sort_keys=False))
     for file in (folder / "config.yaml", *write_lineage(folder)):
         tracked.artifact(file)
-    tracked.metrics(counts_of(dataset, None), 0)
+    tracked.metrics(_counts(dataset), 0)
     tracked.metrics({"attempts": float(claimed.attempt)}, claimed.attempt)
-    tracked.dataset(task.name, dataset.digest, dataset.source, dataset.counts)
+    scored = {split: len(records) for split, records in dataset.tests.items()}
+    tracked.dataset(task.name, dataset.digest, dataset.source, scored)
 
 
 def record(
@@ -95,7 +97,7 @@ def record(
     """Score the test splits, and keep everything in the claimed folder and in the tracked run."""
     folder, confidence = claimed.folder, tuned.confidence
     cost, notes = named_costs(result.costs)
-    metrics = counts_of(dataset, None) | _scores(evaluation, task, tuned, dataset, result)
+    metrics = _counts(dataset) | _scores(evaluation, task, tuned, dataset, result)
     tracked.metrics({**metrics, **cost}, 1)
     energy = result.costs["test"].energy_source
     tracked.tags({PREDICTIONS_TAG: predictions_digest(result.predictions), "energy_source": energy})
@@ -125,6 +127,13 @@ def record(
     write_summary(folder / "summary.json", about, outcome)
     tracked.artifact(folder / "summary.json")
     return outcome
+
+
+def _counts(dataset: DataSet) -> dict[str, float]:
+    """`data/...` of the test sets: what other splits hold is nothing that the model was trained on, or scored on."""
+    tests = dataset.tests
+    cropped, windowed = ({s: n for s, n in told.items() if s in tests} for told in (dataset.cropped, dataset.windowed))
+    return counts_of(replace(dataset, splits=tests, cropped=cropped, windowed=windowed), None)
 
 
 def _scores(evaluation: "Evaluation", task: Task, tuned: Tuned, dataset: DataSet, result: Result) -> dict[str, float]:

@@ -55,7 +55,10 @@ class Hardware:
 
         Raises: InputError: a GPU is asked for and PyTorch sees none, or a precision that the device lacks.
         """
-        import torch
+        from plmft.training.interrupts import nothing_open
+
+        with nothing_open():
+            import torch
 
         has_gpu = torch.cuda.is_available()
         if self.accelerator == "gpu" and not has_gpu:

@@ -266,6 +266,7 @@ def _ended(tracked: Run, console: Console, claimed: Claim) -> Iterator[None]:
         kept = any((folder / "checkpoints").glob("step-*"))
         told = f"{folder} keeps its state: the same command goes on from there" if kept else "nothing was trained yet"
         console.print(f"Interrupted; {told}.", highlight=False, soft_wrap=True)
+        interrupt.told = True
         raise
     except OSError as error:
         tracked.end("FAILED")

@@ -82,6 +82,7 @@ def launch(config: Mapping[str, Any], command: str = "plmft.train") -> float | N
             ended = [process.returncode for process in ranks]  # None: must be killed
         except KeyboardInterrupt as interrupt:
             _stop(folder, ranks, signal.Signals(exit_code(interrupt) - 128))
+            interrupt.told = (folder / "run.json").exists()  # rank 0, which had a run open, tells
             raise
         finally:
             _kill(ranks)

@@ -45,6 +45,7 @@ def test_a_runs_own_test_comes_out_the_same_on_one_process_and_on_two(trained: P
     evaluate_here([f"run={parent.info.run_id[:10]}"])
     out = evaluate(trained, f"run={parent.info.run_name}", "hardware=ddp", "hardware.devices=2").succeeded()
     assert "accuracy at the end of training" in out
+    assert "records test" in out and "train/" not in out.replace(" ", "")
     runs = of_kind(trained, "evaluation")
     assert sorted(run.data.tags["world_size"] for run in runs) == ["1", "2"]
     scores = {name: value for name, value in parent.data.metrics.items() if name.startswith("test/")}
@@ -53,6 +54,7 @@ def test_a_runs_own_test_comes_out_the_same_on_one_process_and_on_two(trained: P
         assert run.info.status == "FINISHED"
         assert run.data.tags["plmft.parent_run"] == parent.info.run_id
         assert run.data.tags["weights"] == "random"
+        assert {name for name in run.data.metrics if name.startswith("data/")} == {"data/test"}
         assert {name: run.data.metrics[name] for name in scores} == pytest.approx(scores, abs=1e-4)
         assert run.data.metrics["cost/test/wall_time_s"] > 0 and "cost/wall_time_s" not in run.data.metrics
         folder = trained / "work" / run.data.tags["folder"]

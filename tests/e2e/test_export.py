@@ -98,7 +98,15 @@ def test_a_residue_classifier_is_one_of_transformers_own(tmp_path: Path, runs: P
         words, capture_output=True, text=True, cwd=tmp_path / "hf", env=environment(runs), timeout=TIMEOUT_S, check=True
     )
     wanted = tuned.predict(SEQUENCES[:2])
-    assert done.stdout == f"first\t{wanted[0]}\nsecond\t{wanted[1]}\n"
+    assert done.stdout == f"id\tprediction\nfirst\t{wanted[0]}\nsecond\t{wanted[1]}\n"
+    assert "MISSING" not in done.stderr
+    (tmp_path / "table.csv").write_text("id,sequence\na,MKT\n")
+    words = [sys.executable, "predict.py", "../table.csv"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, cwd=tmp_path / "hf", env=environment(runs), timeout=TIMEOUT_S
+    )
+    assert done.returncode == 2
+    assert done.stderr == "predict.py: ../table.csv, line 1: 'id,sequence' is no FASTA, whose headers begin with '>'.\n"
 
 
 def test_onnx_is_asked_of_its_exporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +123,7 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path: Path, runs: Path) -> None
     model, to = f"model={tmp_path / 'run'}", f"to={tmp_path / 'out'}"
     export(runs, model, to, "as=adapter").refused("tuning=full has no adapter", "huggingface")
     for words, told in (
-        ([model, f"to={tmp_path}", "as=huggingface"], "is there and not empty"),
+        ([model, f"to={tmp_path}", "as=huggingface"], "is there already, and is not replaced"),
         ([model, "as=huggingface"], "to= is missing"),
         ([model, to, "as=onyx"], "Did you mean 'onnx'"),
         ([model, "ot=here"], "ot=here: there is no such option. .*model, to, as"),

@@ -96,7 +96,7 @@ def test_a_signal_during_training(
 @pytest.mark.parametrize("sign", ["runs", "runs/.new-store-*"], ids=["reading data", "making a store"])
 def test_a_signal_before_training(command: Callable, runs: Path, sign: str, number: signal.Signals, code: int) -> None:
     ended = stop(runs, number, lambda runs: any(runs.parent.glob(sign)))
-    assert (ended.code, ended.err) == (code, ""), ended
+    assert (ended.code, ended.err) == (code, "plmft: interrupted.\n"), ended
     assert_nothing_half_written(runs)
     assert not list(runs.glob("work/*"))
     command(*TINY).succeeded()

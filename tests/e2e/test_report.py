@@ -120,6 +120,19 @@ def test_a_run_whose_process_is_gone_is_told_from_a_living_one(filled: Filled, r
         assert "gone: its process ended" in report("runs")[1]
 
 
+def test_kinds_are_told_apart(filled: Filled, report: Report) -> None:
+    trained = filled.add(0.5)
+    assert "kind" not in report("runs")[1].split()
+    scored = filled.add(0.5, **{"plmft.kind": "evaluation"})
+    bench = filled.add(None, task="benchmark/latency", **{"plmft.kind": "benchmark"})
+    rows = list(csv.DictReader(io.StringIO(report("runs", "--csv")[1])))
+    assert {row["run_id"]: row["kind"] for row in rows} == {
+        trained: "training", scored: "evaluation", bench: "benchmark",
+    }  # fmt: skip
+    _, out, _ = report("runs")
+    assert "kind" in out and {"training", "evaluation", "benchmark"} <= {*out.split()}
+
+
 def test_pages_are_read_to_the_end(filled: Filled, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plmft.tracking.reading.PAGE", 2)
     runs = {filled.add(0.1 * i) for i in range(5)}

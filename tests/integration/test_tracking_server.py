@@ -82,6 +82,12 @@ def test_a_run_on_a_server_and_its_model_served(server, tuned, tmp_path, capfd):
         body = {"dataframe_records": [{"sequence": sequence} for sequence in sequences]}
         answer = requests.post(f"{url}/invocations", json=body, timeout=60)
         refused = requests.post(f"{url}/invocations", json={"dataframe_records": [{"seq": "MKT"}]}, timeout=60)
+        wrong = {"dataframe_records": [{"sequence": "MKT"}, {"sequence": "MK*T"}]}
+        misspelt = requests.post(f"{url}/invocations", json=wrong, timeout=60)
     expected = [{"prediction": classes} for classes in model.predict(sequences)]
     assert answer.json() == {"predictions": expected}
     assert refused.status_code == 400
+    assert misspelt.status_code == 400
+    assert misspelt.json()["error_code"] == "INVALID_PARAMETER_VALUE"
+    assert "Sequence 1 has '*' at position 3" in misspelt.json()["message"]
+    assert "stack_trace" not in misspelt.json()

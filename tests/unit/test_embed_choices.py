@@ -31,6 +31,7 @@ def test_paths_are_taken_as_they_stand(request_: Request) -> None:
         (["--now"], "no such option"),
         (["task=contacts"], "task=contacts: there is no such option"),
         (["chunk=0"], "chunk=0: "),
+        (["model=1a2b3c4d"], "model=1a2b3c4d: .* give run=1a2b3c4d"),
     ],
 )
 def test_words_that_are_no_options(words: list[str], told: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from plmft import InputError
 from plmft.embeddings import plotted
+from plmft.embeddings.options import read_options
 from plmft.embeddings.plot import Plot, main
 from plmft.embeddings.plotted import COLOURS, Shades, draw, plot
 from plmft.embeddings.projection import Plane, neighbours_kept, project
@@ -170,8 +171,41 @@ def test_the_command_writes_a_picture(files, capsys) -> None:
     options = [f"embeddings={path}", f"labels={path.parent / 'labels.csv'}", "column=place"]
     assert main([*options, f"output={output}"]) == 0
     assert output.read_bytes().startswith(b"\x89PNG") and "nearest neighbours are nearest" in capsys.readouterr().out
+    before = output.read_bytes()
+    assert main([*options, f"output={output}"]) == 2
+    assert f"output={output}: is there already, and is not replaced" in capsys.readouterr().err
+    assert output.read_bytes() == before
     assert main([*options, "output=x.gif"]) == 2
     assert "a picture is written as .png, .svg, .pdf" in capsys.readouterr().err
+
+
+def test_coordinates_never_replace_the_labels(files, capsys) -> None:
+    path, table = files
+    labels, output = path.parent / "labels.csv", path.parent / "x.png"
+    table.to_csv(labels, index=False)
+    before = labels.read_bytes()
+    options = [f"embeddings={path}", f"labels={labels}", "column=place", f"output={output}"]
+    assert main([*options, f"coordinates={labels}"]) == 2
+    told = capsys.readouterr().err
+    assert told == f"plmft: coordinates={labels}: is there already, and is not replaced. Choose another name, or " + (
+        "remove it.\n"
+    )
+    assert labels.read_bytes() == before and not output.exists()
+    assert main([*options, f"coordinates={output}"]) == 2 and "Name a file of its own" in capsys.readouterr().err
+
+
+def test_coordinates_that_cannot_be_written_leave_no_picture(files, drawn: list) -> None:
+    with pytest.raises(InputError, match=r"/proc/x/y\.csv: can't be written"):
+        run(*files, column="place", coordinates="/proc/x/y.csv")
+    assert drawn and not (files[0].parent / "x.png").exists()
+
+
+@pytest.mark.parametrize("typed", ["396771", "1234e5", "0012"])
+def test_a_run_is_taken_as_it_was_typed(typed: str) -> None:
+    words = ["embeddings=7", "output=x.png", f"run={typed}", "column=3", "perplexity=5.0"]
+    options = read_options(words, "embed_plot", Plot)
+    assert (options.run, options.embeddings, options.column, options.perplexity) == (typed, "7", 3, 5.0)
+    assert read_options([*words[:2], "run=null"], "embed_plot", Plot).run is None
 
 
 @pytest.mark.slow

@@ -8,12 +8,19 @@ import yaml
 from rich.console import Console
 
 from plmft import InputError
+from plmft.config.compose import parts_of
 from plmft.data.known_classes import in_known_classes
+from plmft.data.options import Limit
 from plmft.data.records import IGNORE, Record
 from plmft.evaluate import composed
+from plmft.export import export
 from plmft.training.distributed import ALONE, Ranks
+from plmft.training.evaluated import Evaluated
+from plmft.training.evaluating import Evaluation
 from plmft.training.evaluation_pass import EvaluationPass, on_device
+from plmft.training.evaluation_record import _counts, _scores
 from plmft.training.hardware import Hardware
+from plmft.training.result import Result
 from tests.unit.exported_models import saved_model
 
 SAVED = {
@@ -73,6 +80,41 @@ def test_what_is_given_wins(run):
 def test_mistakes(run, words, told):
     with pytest.raises(InputError, match=told):
         composed([f"run={run}", *words])
+
+
+def test_a_run_that_is_given_as_a_model_is_told_the_word():
+    with pytest.raises(InputError, match=r"model=1a2b3c4d: there is no such architecture.* give run=1a2b3c4d"):
+        composed(["model=1a2b3c4d", "task=perplexity"])
+    with pytest.raises(InputError, match=r"run=1a2b3c4d: there is no such option.* give model=1a2b3c4d"):
+        export(["run=1a2b3c4d", "to=here", "as=onnx"])
+
+
+def test_a_file_without_train_rows_is_scored_and_only_what_is_scored_is_counted(tmp_path):
+    tuned = saved_model(tmp_path / "model", "sequence_regression")
+    variants = ["MKTAYIAKQR" + letter + "ISFVKSHFSRQ" for letter in "ACDEFGHIKL"]
+    file = tmp_path / "new.csv"
+
+    config = composed([f"run={tmp_path / 'model'}", "task=table", f"task.file={file}"])
+    parts = parts_of({key: config[key] for key in ("task", "hardware", "tracking", "data", "seed")})
+    model = Evaluated.of(tmp_path / "model", None)
+
+    def read(header, cells, records, limit=None):
+        file.write_text("\n".join([header, *(f"{v},{i}.5{cells[i]}" for i, v in enumerate(variants))]) + "\n")
+        limits = Limit(None, None, limit)
+        evaluation = Evaluation(model, **parts, limit=limits, records=records, config=config)
+        task, dataset, _ = evaluation._read(tmp_path / "runs", tuned)
+        result = Result({s: [np.float32(0)] * len(r) for s, r in dataset.tests.items()}, None, {})
+        return _counts(dataset), _scores(evaluation, task, tuned, dataset, result)
+
+    for header, cells, records in (
+        ("sequence,y", [""] * 10, "all"),
+        ("sequence,y,split", [",test"] * 10, "all"),
+        ("sequence,y,split", [",test"] * 10, "test"),
+    ):
+        counts, scores = read(header, cells, records)
+        assert counts == {"data/test": 10} and not any(name.startswith("baseline/") for name in scores)
+    counts, scores = read("sequence,y,split", [",train"] * 5 + [",valid"] * 2 + [",test"] * 3, "test", 2)
+    assert counts == {"data/test": 2} and "baseline/mae" in scores
 
 
 def test_a_folder_alone_needs_a_task(tmp_path):

@@ -12,7 +12,7 @@ import torch
 
 from plmft import InputError
 from plmft.exporting.card import write_card
-from plmft.exporting.hf import export_adapter, export_huggingface
+from plmft.exporting.hf import STANDALONE, export_adapter, export_huggingface
 from plmft.exporting.torch_export import export_torch
 from plmft.models.head_spec import SequenceHead
 from plmft.models.tuned import load
@@ -29,11 +29,16 @@ OTHER_HEADS = [
 
 
 def standalone(folder: Path):
+    """The model that predict.py of the folder loads."""
+    return predict_py(folder).load(folder)
+
+
+def predict_py(folder: Path):
     """predict.py of the folder, as a module."""
     spec = importlib.util.spec_from_file_location("exported_predict", folder / "predict.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.load(folder)
+    return module
 
 
 def assert_same(folder: Path, wanted: list[np.ndarray]):
@@ -96,11 +101,90 @@ def test_bad_sequences_are_told_by_predict_py(tmp_path):
     tuned = saved_model(tmp_path / "model", "sequence_regression", head=OTHER_HEADS[3])
     export_huggingface(tuned, tmp_path / "out")
     model = standalone(tmp_path / "out")
-    for sequence, told in (("", "0 residues"), ("A" * 61, "1 to 60"), ("MK T", "A to Z"), ("MKT", "residue 9")):
-        with pytest.raises(ValueError, match=told):
-            model.predict([sequence])
+    for sequence, told in (
+        ("", "the sequence is empty"),
+        ("A" * 61, "61 residues; the model takes 60"),
+        ("MK T", "' ' at position 3 of the sequence is no amino acid"),
+        ("MkT", "'k' at position 2 .* write sequences in upper case"),
+        ("MKT", "looks at residue 9"),
+    ):
+        with pytest.raises(ValueError, match=f"Sequence 1: .*{told}"):
+            model.predict(["MKTAYIAKQR", sequence])
     with pytest.raises(ValueError, match="two lists"):
         model.predict(["MKT"], ["MKT"])
+
+
+def test_predict_py_names_bad_records_and_goes_on(tmp_path, capsys):
+    tuned = saved_model(tmp_path / "model", "sequence_classification")
+    export_huggingface(tuned, tmp_path / "out")
+    fasta = tmp_path / "a.fasta"
+    bad = ">stop\nMK*\n>lower\nmkt\n>\nMKT\n>none\n>one again\nMKT\n"
+    fasta.write_text(f">one x\n{SEQUENCES[0][:5]}\n{SEQUENCES[0][5:]}\n{bad}>two\n{SEQUENCES[1]}\n")
+    assert predict_py(tmp_path / "out").main([str(fasta)]) == 1
+    found, told = capsys.readouterr()
+    wanted = tuned.predict(SEQUENCES[:2])
+    assert found == f"id\tprediction\none\t{wanted[0]}\ntwo\t{wanted[1]}\n"
+    lines = told.splitlines()
+    assert f"{fasta}, line 4: stop is left out: '*' at position 3" in lines[0]
+    assert "line 6: lower is left out" in lines[1] and "upper case" in lines[1]
+    assert [line.split(" is left out: ")[1] for line in lines[2:5]] == [
+        "it has no id.",
+        "the sequence is empty.",
+        "the id stands before in the file; ids must be unique.",
+    ]
+    assert lines[5:] == ["predict.py: 5 of 7 records are left out."]
+    fasta.write_text(f">one\n{SEQUENCES[0]}\n")
+    assert predict_py(tmp_path / "out").main([str(fasta)]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_predict_py_leaves_out_the_pair_of_a_bad_record(tmp_path, capsys):
+    tuned = saved_model(tmp_path / "model", "pair_classification")
+    export_huggingface(tuned, tmp_path / "out")
+    fasta = tmp_path / "a.fasta"
+    fasta.write_text(f">a\nMKT\n>b\nMK-T\n>a\nMKT\n>c\n{SEQUENCES[1]}\n")
+    assert predict_py(tmp_path / "out").main([str(fasta)]) == 1
+    found, told = capsys.readouterr()
+    assert found == f"id\tprediction\na|c\t{tuned.predict(['MKT'], SEQUENCES[1:2])[0]}\n"
+    assert "b is left out" in told and "2 of 4 records" in told
+    fasta.write_text(">a\nMKT\n")
+    assert predict_py(tmp_path / "out").main([str(fasta)]) == 2
+    assert "neighbours are pairs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "there is no such file"),
+        (b"", "the file is empty"),
+        (b"\n\n", "the file is empty"),
+        (b"id,sequence\na,MKT\n", "line 1: 'id,sequence' is no FASTA"),
+        (b"\x1f\x8b\x08\xff\x00", "is no FASTA"),
+    ],
+)
+def test_predict_py_refuses_what_is_no_fasta(tmp_path, capsys, content, told):
+    shutil.copyfile(STANDALONE, tmp_path / "predict.py")
+    if content is not None:
+        (tmp_path / "given").write_bytes(content)
+    assert predict_py(tmp_path).main([str(tmp_path / "given")]) == 2
+    found = capsys.readouterr()
+    assert told in found.err and found.err.count("\n") == 1 and not found.out
+
+
+@pytest.mark.parametrize("kind", ["sequence_regression", "residue_classification"])
+def test_transformers_finds_every_weight(tmp_path, kind):
+    from transformers import AutoModel, AutoModelForTokenClassification
+
+    tuned = saved_model(tmp_path / "model", kind, tuning=LORA)
+    export_huggingface(tuned, tmp_path / "out")
+    export_adapter(load(tmp_path / "model"), tmp_path / "model", tmp_path / "adapter")
+    places = {tmp_path / "adapter" / "base": AutoModel, tmp_path / "out": AutoModel}
+    if kind == "residue_classification":
+        places[tmp_path / "out"] = AutoModelForTokenClassification
+    for place, network in places.items():
+        options = {"add_pooling_layer": False} if network is AutoModel else {}
+        _, report = network.from_pretrained(place, output_loading_info=True, **options)
+        assert not any(report.values()), (place, report)
 
 
 @pytest.mark.slow  # 3 s each

@@ -12,6 +12,7 @@ import pytest
 
 from plmft import InputError
 from plmft.inference.chunks import Counts, run_chunks
+from plmft.inference.opening import damaged
 from plmft.inference.parts import ChunkedOutput, Shard, incomplete_shards, list_parts, read_identity
 from plmft.inference.sequences import Given, Rejected
 
@@ -146,12 +147,22 @@ def test_a_damaged_manifest_is_told(tmp_path):
 def test_an_input_that_breaks_off_keeps_its_parts(tmp_path):
     def broken():
         yield from items(8)
-        raise InputError("cut short")
+        raise damaged("x.gz", 9, EOFError("cut short"))
 
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match=r"cut short.* What was computed before that line is kept\.$"):
         run(tmp_path / "o", broken())
     assert len(list_parts(tmp_path / "o")) == 2
     assert run(tmp_path / "o", items(9)) == Counts(3, 6, 0)
+
+
+def test_an_input_that_breaks_off_at_once_keeps_nothing_and_says_so(tmp_path):
+    def broken():
+        yield from items(2)
+        raise damaged("x.gz", 3, EOFError("cut short"))
+
+    with pytest.raises(InputError, match=r"Get the file again\.$"):
+        run(tmp_path / "o", broken())
+    assert list_parts(tmp_path / "o") == []
 
 
 KILLED = """

@@ -7,7 +7,7 @@ import pytest
 
 from plmft import InputError
 from plmft.tracking import model_of_run
-from plmft.tracking.model_of_run import find_model, tuned_folder
+from plmft.tracking.model_of_run import find_model
 
 
 class Run:
@@ -56,6 +56,7 @@ def runs(tmp_path, monkeypatch):
         Run("f6", "zero", tuning="none"),
         Run("f7", "costs", **{"plmft.kind": "benchmark"}),
         Run("12345678", "digits", folder="work2"),
+        Run("12349999", "digits", **{"plmft.kind": "evaluation", "plmft.parent_run": "12345678"}),
     ]
     tuned(tmp_path / "work" / "work2" / "model")
     tuned(tmp_path / "store" / "m-1" / "artifacts" / "tuned")
@@ -81,7 +82,8 @@ def runs(tmp_path, monkeypatch):
         ("AAA2", "aaa2"),
         ("second", "aaa2"),
         ("work2", None),  # two runs have a folder of this name
-        ("1234", "12345678"),
+        ("1234", "12345678"),  # an evaluation's id begins so, too, and has its name
+        ("digits", "12345678"),
         ("runs:/aaa2/model", "aaa2"),
     ],
 )
@@ -113,6 +115,7 @@ def test_models_that_the_store_keeps(runs, word):
         ("e5", "is a sweep"),
         ("f6", "as it is \\(tuning=none\\)"),
         ("f7", "of the kind benchmark"),
+        ("12349", "of the kind evaluation, of 12345678. Name a training run"),
         ("models:/name", "NAME/VERSION"),
         ("/no/such/folder", "there is no such folder"),
         ("", "there is no such folder"),
@@ -122,19 +125,19 @@ def test_models_that_the_store_keeps(runs, word):
 )
 def test_what_is_told_where_there_is_no_model(runs, word, told):
     with pytest.raises(InputError, match=told):
-        tuned_folder(word, "sqlite:///x", runs)
+        find_model(word, "sqlite:///x", runs)
 
 
 def test_folders_need_no_store(tmp_path, monkeypatch):
     monkeypatch.setattr("plmft.tracking.reading.open_existing", lambda uri: pytest.fail("a store was opened"))
     run = tuned(tmp_path / "run" / "model").parent
     for place in (run, run / "model"):
-        assert tuned_folder(str(place), "sqlite:///x", tmp_path) == run / "model"
+        assert find_model(str(place), "sqlite:///x", tmp_path).folder == run / "model"
     logged = tuned(tmp_path / "logged" / "artifacts" / "tuned")
-    assert tuned_folder(str(tmp_path / "logged"), "sqlite:///x", tmp_path) == logged
+    assert find_model(str(tmp_path / "logged"), "sqlite:///x", tmp_path).folder == logged
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty holds no tuned model \(no plmft.json\)"):
-        tuned_folder(str(tmp_path / "empty"), "sqlite:///x", tmp_path)
+        find_model(str(tmp_path / "empty"), "sqlite:///x", tmp_path)
 
 
 def test_a_remote_model_is_fetched_once_and_whole(tmp_path, monkeypatch):

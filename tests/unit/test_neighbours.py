@@ -205,6 +205,10 @@ def test_mistakes_are_told_in_one_message(base, tmp_path: Path, capsys) -> None:
     assert "quary: the config has no key 'quary'. Did you mean 'query'?" in refused([index, "quary=x"], capsys)
     assert "hits are written as .tsv" in refused([index, "output=h.xlsx"], capsys)
     assert "is the file of index" in refused([f"index={tmp_path / 'x.parquet'}", same(tmp_path)], capsys)
+    (tmp_path / "victim.csv").write_text("mine")
+    told = refused([index, f"output={tmp_path / 'victim.csv'}"], capsys)
+    assert "victim.csv: is there already, and is not replaced. Choose another name, or remove it." in told
+    assert (tmp_path / "victim.csv").read_text() == "mine"
     assert "there is no such file or folder" in refused([f"index={tmp_path / 'absent'}"], capsys)
     assert "--k: options have the form key=value" in refused([index, "--k", "5"], capsys)
 

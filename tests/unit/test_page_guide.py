@@ -4,14 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plmft.page.choice import Limits, choose
 from plmft.page.configurations import BY_KEY, Contest, contests
+from plmft.page.evaluations import without_rescores
 from plmft.page.guide import guide
-from plmft.page.runs import INDIFFERENT, _scored, _without_repeats, read_rows
+from plmft.page.runs import INDIFFERENT, Scored, _scored, read_rows, read_runs
 from plmft.page.task_sections import front
 from tests.unit.page_runs import predictions, scored
 
@@ -126,12 +128,50 @@ def test_an_evaluation_has_no_training_time_and_a_model_without_training_none_to
     assert axis.read(scored("n", 0.5, costs={"cost/wall_time_s": None})) is None
 
 
-def test_an_evaluation_that_repeats_its_run_adds_nothing_and_another_does() -> None:
-    run = scored("run", 0.5)
-    same, other = (scored(name, value, kind="evaluation", parent="run") for name, value in (("e", 0.5), ("f", 0.4)))
-    assert [one.run_id for one in _without_repeats([run, same, other])] == ["run", "f"]
-    (contest,) = contests([other], {})
-    assert not [one for one in guide(contest) if "seed" in one.text], "what was not trained here is not asked of it"
+def evaluated(run_id: str, value: float, **changes: object) -> Scored:
+    """An evaluation of `run`, which cost nothing but its own pass."""
+    costs = {"cost/wall_time_s": None, "cost/peak_host_memory_gb": None, "cost/test/wall_time_s": 3.0}
+    return scored(run_id, value, costs=costs, **{"kind": "evaluation", "parent": "run"} | changes)
+
+
+def test_a_run_that_is_scored_again_is_no_second_configuration_and_other_records_are(tmp_path: Path) -> None:
+    run, same, part, other = scored("run", 0.5), evaluated("e", 0.5), evaluated("f", 0.4), evaluated("g", 0.3)
+    runs = [run, same, part, other, evaluated("h", 0.2, task="stability"), evaluated("i", 0.1, parent="unknown")]
+    assert [one.run_id for one in without_rescores(runs, {})] == ["run", "h", "i"], "as many records are the same"
+    files = {name: predictions(tmp_path / name, 0.5) for name in ("run", "e", "f", "g")}
+    for name, kept, shift in (("f", 50, 0.0), ("g", 50, 1.0)):
+        table = pd.read_parquet(files[name]).head(kept)
+        table.assign(measured=table["measured"] + shift).to_parquet(files[name], index=False)
+    assert [one.run_id for one in without_rescores(runs, files)] == ["run", "g", "h", "i"]
+
+
+def test_an_evaluation_costs_what_the_training_of_its_model_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stored(run_id: str, metrics: dict[str, float], params: dict[str, str], **tags: str) -> SimpleNamespace:
+        known = {"primary_metric": "spearman", "model": "esm2_8m", "tuning": "full", "device": "cpu"}
+        data = SimpleNamespace(tags=known | tags, params=params, metrics={"test/spearman": 0.5} | metrics)
+        info = SimpleNamespace(run_id=run_id, experiment_id="1", status="FINISHED", start_time=0)
+        return SimpleNamespace(info=info, data=data)
+
+    trained = {"data/train": 700.0, "data/test": 90.0, "cost/wall_time_s": 60.0, "cost/test/wall_time_s": 9.0}
+    scores = {"data/train": 21446.0, "data/test": 300.0, "cost/test/wall_time_s": 3.0}
+    kinds = {"plmft.kind": "evaluation", "plmft.parent_run": "run", "task": "stability"}
+    runs = [
+        *(stored(f"run{i or ''}", trained, {"seed": f"{i}"}, task="fluorescence") for i in range(2)),
+        stored("same", scores, {"seed": "0", "run.run_id": "run"}, **kinds),
+        stored("seed", scores, {"seed": "0", "run.run_id": "run1"}, **kinds | {"plmft.parent_run": "run1"}),
+        stored("lost", scores, {"seed": "0"}, **kinds | {"plmft.parent_run": "deleted", "model": "esm2_35m"}),
+        stored("gpu", scores, {"seed": "0"}, **kinds | {"device": "H200", "model": "esm2_650m"}),
+    ]
+    monkeypatch.setattr("plmft.page.runs.experiments", lambda client, uri: {})
+    monkeypatch.setattr("plmft.page.runs.all_runs", lambda *_: runs)
+    (contest,) = contests(read_runs(None, "", "stability").scored, {})
+    found = {one.ids: one for one in contest.configurations}
+    both, lost, gpu = found["same", "seed"], found["lost",], found["gpu",]
+    assert both.name.startswith("esm2_8m full, tuned on fluorescence")
+    figures = [[one.cost(BY_KEY[key]) for key in ("train_s", "train_n", "score_s")] for one in (both, lost, gpu)]
+    assert figures == [[60.0, 700.0, 3.0], [None, None, 3.0], [60.0, 700.0, None]]
+    assert (both.records, lost.records, gpu.first.device) == (700, None, "cpu")
+    assert not [one for one in guide(contest) if "seed" in one.text and "run" in one.text.split()], "nothing to train"
 
 
 def test_a_price_or_a_data_folder_makes_no_other_configuration_and_a_learning_rate_does() -> None:

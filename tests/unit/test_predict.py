@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import json
 import sys
 
 import numpy as np
@@ -105,6 +106,24 @@ def test_numbers_with_intervals_in_the_inputs_order(regression, proteins, tmp_pa
     said = capsys.readouterr().out
     assert "10 sequences, 2 rejected" in said and "random weights" in said
     assert not (tmp_path / "p.parquet.parts").exists()
+
+
+def test_what_the_run_measured_and_who_it_is(proteins, tmp_path):
+    place = tuned(tmp_path / "run" / "model").parent
+    run(place / "model", proteins, tmp_path / "unknown.csv")
+    about = json.loads((tmp_path / "unknown.csv.about.json").read_text())
+    assert about["task"] == "demo" and not {"run_id", "run_name"} & set(about)
+    summary = {"run_id": "396771c6", "metrics": {"test/conformal_coverage_90": 0.565}}
+    (place / "summary.json").write_text(json.dumps(summary))
+    (place / "tracking").mkdir()
+    (place / "tracking" / "journal.jsonl").write_text('{"call": "start", "name": "tiny-s0"}\n{"call": "end"}\n')
+    notes = run(place / "model", proteins, tmp_path / "known.csv").notes
+    assert any("low and high held 56.5 %" in note and "90 %" in note for note in notes)
+    about = json.loads((tmp_path / "known.csv.about.json").read_text())
+    assert (about["run_id"], about["run_name"], about["task"]) == ("396771c6", "tiny-s0", "demo")
+    assert "56.5" in " ".join(run(place / "model", proteins, tmp_path / "known.csv").notes)  # found done
+    (place / "model" / "confidence.json").unlink()
+    assert "56.5" not in " ".join(Described(place / "model", {"model": {}, "task": {"kind": "contacts"}}).notes)
 
 
 @pytest.mark.parametrize("kind", ["sequence_classification", "sequence_multilabel", "residue_classification"])
@@ -304,6 +323,7 @@ def test_mistakes_leave_nothing(regression, proteins, tmp_path, monkeypatch, opt
         (["chonk=3"], "no such option. Did you mean 'chunk'"),
         (["chunk"], "form key=value"),
         (["batch_size=3"], "no such option"),
+        (["run=1a2b"], "run=1a2b: there is no such option. Here model= names a run .*: give model=1a2b"),
         (["chunk=0", "length_policy=cut"], r"chunk=0: must be greater than 0.(?s:.*)\nlength_policy=cut: must be"),
         (["columns.ids=x"], r"columns.ids: .* no key 'ids'.* mean 'id'"),
         (["hardware=ddp"], "shard=1/N"),

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 
 from plmft import InputError
 from plmft.data.records import IGNORE, Record
-from plmft.embeddings import linear_probe
+from plmft.embeddings import linear_probe, probed
 from plmft.embeddings.probe import Probe, main
 from plmft.embeddings.probed import Probed, Scaled, probe
 from plmft.metrics.intervals import spearman_interval
@@ -48,6 +49,10 @@ def test_a_linear_number_is_found_and_scored_as_training_scores(files) -> None:
     assert found.metrics["test/spearman"] > 0.97
     for name, value in regression_metrics(predicted, measured).items():
         assert found.metrics[f"test/{name}"] == value
+    mean = np.mean([r.target for r in found.labelled.records if r.split == "train"])
+    mse = np.mean((measured - mean) ** 2)
+    assert f"  {'mse, no model':28} {mse:.3f}" in found.lines()
+    assert not any("spearman, no model" in line for line in found.lines())
     low, high = spearman_interval(predicted, measured, seed=0)
     assert (found.metrics["test/spearman_ci_low"], found.metrics["test/spearman_ci_high"]) == (low, high)
     by_id = table.set_index("id")["number"]
@@ -232,7 +237,23 @@ def test_the_command_writes_what_it_prints(files, capsys) -> None:
     truth = table.set_index("id")["place"]
     assert list(rows["measured"]) == [truth[id_] for id_ in rows["id"]] and len(rows) == 50
     assert (rows["measured"] == rows["predicted"]).mean() == told["metrics"]["test/accuracy"]
+    before = (out / "probe.json").read_bytes()
+    assert main(options) == 2
+    assert f"output={out}: is there already, and is not replaced" in capsys.readouterr().err
+    assert (out / "probe.json").read_bytes() == before
     assert main([*options, "fractions=[0.5,0.5,0.5]"]) == 2 and "add up to 1.5" in capsys.readouterr().err
+
+
+def test_a_probe_that_breaks_off_leaves_nothing_in_the_way(files, monkeypatch) -> None:
+    path, table = files
+    found = run(path, table, target="place")
+    out = path.parent / "out"
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(probed, "write_whole", Mock(side_effect=[None, KeyboardInterrupt]))
+        found.write(out)
+    assert not list(path.parent.glob("*out*"))
+    found.write(out)
+    assert {file.name for file in out.iterdir()} == {"probe.json", "predictions.parquet"}
 
 
 @pytest.fixture

@@ -127,6 +127,26 @@ def test_variants_of_one_protein_cannot_be_split_by_cluster(tmp_path: Path, fami
         load(tmp_path / "a.csv", csv_of("sequence,y", rows), splitting=CLUSTERS)
 
 
+def test_what_is_only_scored_needs_no_split_and_no_train_rows(tmp_path: Path, families: list) -> None:
+    parent, path = families[0][1], tmp_path / "a.csv"
+    variants = [(parent[:i] + "C" + parent[i + 1 :], i) for i in range(0, 100, 3)]
+    for rows in (variants, variants[:3]):
+        loaded = load(path, csv_of("sequence,y", rows), splitting=CLUSTERS, purpose="all", split="set")
+        assert {r.split for r in loaded.records} == {"test"} and len(loaded.records) == len(rows)
+        assert "split" not in said(loaded)
+    with pytest.raises(InputError, match=r"No split of .* records=all\."):
+        load(path, csv_of("sequence,y", variants), splitting=CLUSTERS, purpose="test")
+    tests = csv_of("sequence,y,set", [(s, "a", "test") for s, _ in variants])
+    for purpose in ("test", "all"):
+        loaded = load(path, tests, "classification", splitting=CLUSTERS, purpose=purpose)
+        assert ([r.split for r in loaded.records], loaded.classes) == (["test"] * len(variants), ("a",))
+    with pytest.raises(InputError, match="has no train rows"):
+        load(path, csv_of("sequence,y,set", [(s, y, "test") for s, y in variants]), splitting=CLUSTERS)
+    mixed = csv_of("sequence,y,set", [(s, f % 7, "train" if f < 50 else "test") for f, s in families])
+    kept = [load(path, mixed, splitting=CLUSTERS, purpose=purpose).records for purpose in ("train", "test")]
+    assert [r.split for r in kept[0]] == [r.split for r in kept[1]], "a run's own records stay the same"
+
+
 def test_rare_classes_and_labels_are_in_train_first(tmp_path: Path, families: list) -> None:
     """A class of one family can't be tested, but a run does not end over it."""
     rows = [(s, {7: "odd", 8: "few"}.get(f, "usual")) for f, s in families]

@@ -202,7 +202,7 @@ def test_a_model_that_was_saved_before_precision_was_noted_is_read(tmp_path: Pat
 
 
 def test_what_is_no_tuned_model_is_refused(tmp_path: Path, rng: np.random.Generator) -> None:
-    with pytest.raises(InputError, match=r"no plmft\.json"):
+    with pytest.raises(InputError, match=r"no plmft\.json.*not its id: mlruns/work/RUN/model"):
         load(tmp_path)
     saved(tmp_path / "model", "esm2", Frozen(), "sequence_regression", rng)
     file = tmp_path / "model" / "plmft.json"
