@@ -14,6 +14,7 @@ from plmft.bench.loading import cpu_seconds
 from plmft.bench.loading import figures as loading_figures
 from plmft.bench.predicting import packed_batches
 from plmft.bench.rectangle import Rectangles
+from plmft.models import kernels
 from plmft.models.backbone import EsmBackbone
 from plmft.models.weights import load, locate, save_network
 from tests.unit.bench_parts import small_bench
@@ -71,7 +72,7 @@ def test_each_rung_keeps_what_the_one_below_has(bench):
         assert upper.packed >= lower.packed
         assert upper.fused >= lower.fused
     assert plans[-1].checkpointing
-    assert plans[5].reason  # no compiled attention in tests
+    assert (plans[5].reason is None) == (kernels.find() is not None)  # a machine may have it built
 
 
 @pytest.mark.parametrize("rung", ["sdpa", "checkpointing"])
