@@ -127,7 +127,7 @@ def main() -> None:
             came_to = go_on(hardware, ranks, folder / run, **options)
             if ranks.first:
                 torch.save(came_to, folder / f"{run}-{n}.pt")
-            torch.distributed.barrier()  # one that is still reading a state must not meet what the next stage does to it
+            torch.distributed.barrier()  # one that still reads a state must not meet what the next stage does to it
 
 
 if __name__ == "__main__":
