@@ -18,7 +18,6 @@ predictions.parquet in its folder: docs/evaluating.md. Exit code 0; 1: a process
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
     from plmft.training.evaluated import Evaluated
+    from plmft.training.launching import RankSide
 
 CONFIG, COMMAND = "evaluate", "plmft.evaluate"
 OF_RUN = ("model", "tuning", "optim", "loss", "checkpoint", "batch_size", "experiment")  # what run= brings
@@ -46,7 +46,7 @@ def main() -> None:
     bound_kernel_caches()
     rank = RankSide.find()
     if rank is not None:
-        return _run_as_rank(rank)
+        return rank.work(lambda: _as_rank(rank))
     try:
         evaluate(sys.argv[1:])
     except (InputError, RankFailed) as error:
@@ -225,25 +225,10 @@ def _evaluate(config: dict[str, Any], evaluated: dict[str, Any], records: str) -
     return Evaluation(model, **parts, records=records, config=kept).run(Console())
 
 
-def _run_as_rank(rank: Any) -> None:
-    """One of the processes that `launch` started."""
-    from plmft.training.interrupts import exit_code
-
-    rank.end_with_parent()
+def _as_rank(rank: RankSide) -> float | None:
     config = rank.config()
     own = {key: config.pop(key) for key in (EVALUATED, "records")}
-    try:
-        result = _evaluate(config, **own)
-    except InputError as error:
-        rank.error(str(error), mistake=True)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        sys.exit(exit_code(interrupt))
-    except BaseException:
-        rank.error(traceback.format_exc(), mistake=False)
-        sys.exit(1)
-    if rank.rank == 0:
-        rank.result(result)
+    return _evaluate(config, **own)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ Nothing heavy is imported before the command line and the config have been check
 
 import os
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -28,7 +27,7 @@ from plmft.config.compose import CONFIG, check_command_line, config_folder, part
 from plmft.efficiency.allocator import bound_kernel_caches
 from plmft.sweeps.jobs import SWEEP, given, plain, run_noted
 from plmft.tracking.lineage import mask
-from plmft.training.interrupts import exit_code, nothing_open, tell, terminate_as_interrupt
+from plmft.training.interrupts import nothing_open, tell, terminate_as_interrupt
 from plmft.training.launching import RankFailed, RankSide, launch, starts_ranks
 from plmft.training.slurm import leave
 
@@ -72,23 +71,6 @@ def _run_job(config: dict[str, Any]) -> float | None:
     return Job(**parts_of(config), config=config).run(Console())
 
 
-def _run_as_rank(rank: RankSide) -> None:
-    """One of the processes that `launch` started."""
-    rank.end_with_parent()
-    try:
-        result = _run_job(rank.config())
-    except InputError as error:
-        rank.error(str(error), mistake=True)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        sys.exit(exit_code(interrupt))
-    except BaseException:
-        rank.error(traceback.format_exc(), mistake=False)
-        sys.exit(1)
-    if rank.rank == 0:
-        rank.result(result)
-
-
 def _fail(error: InputError | RankFailed, code: int = 2) -> None:
     print(f"plmft: {mask(str(error))}", file=sys.stderr)
     sys.exit(code)
@@ -100,7 +82,7 @@ def main() -> None:
     rank = RankSide.find()
     if rank is not None:
         terminate_as_interrupt()
-        return _run_as_rank(rank)
+        return rank.work(lambda: _run_job(rank.config()))
     with _told():
         terminate_as_interrupt()
         config = given()

@@ -19,7 +19,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,22 @@ class RankSide:
     def config(self) -> dict[str, Any]:
         """The job's, checked."""
         return json.loads((self._folder / "config.json").read_text())
+
+    def work(self, job: Callable[[], float | None]) -> None:
+        """Do this rank's share, and leave what came of it; this process ends if it failed. The result is rank 0's."""
+        self.end_with_parent()
+        try:
+            result = job()
+        except InputError as error:
+            self.error(str(error), mistake=True)
+            sys.exit(2)
+        except KeyboardInterrupt as interrupt:
+            sys.exit(exit_code(interrupt))
+        except BaseException:
+            self.error(traceback.format_exc(), mistake=False)
+            sys.exit(1)
+        if self.rank == 0:
+            self.result(result)
 
     @staticmethod
     def end_with_parent() -> None:
