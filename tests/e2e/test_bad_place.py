@@ -79,6 +79,7 @@ def filled(run: Callable[[Path], Ended], tmp_path: Path, kib: int) -> tuple[Ende
         return ended, [file for file in files if not file.startswith(("tracking/", "code.diff", "requirements.txt"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kib", "checkpoints"),
     [(2300, []), (3400, ["checkpoints/best-00000001.ckpt", "checkpoints/best-00000001.sha256"])],

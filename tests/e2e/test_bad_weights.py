@@ -62,6 +62,7 @@ def test_a_folder_that_holds_no_checkpoint(command: Callable, runs: Path, tmp_pa
     assert_nothing_left(runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["esm2", "bert"])
 def test_a_checkpoint_of_another_size(command: Callable, runs: Path, tmp_path: Path, data: Path, family: str) -> None:
     choose = checkpoints.folder(tmp_path / "model", family)

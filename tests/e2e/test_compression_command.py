@@ -83,6 +83,7 @@ def in_this_process(bench, function, cells, *, fresh=False):
         yield cell, getattr(importlib.import_module(module), name)(bench, **cell)
 
 
+@pytest.mark.slow
 def test_rows_hold_conditions_figures_and_the_difference(tuned, tmp_path, monkeypatch):
     monkeypatch.setattr("plmft.bench.apart.apart", in_this_process)
     short = {"passes": 1, "length": 20, "blocks": 1, "block_s": 0.01, "least_calls": 1, "warmup_s": 0.0}

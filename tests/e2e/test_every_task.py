@@ -25,6 +25,7 @@ TRAINED = {
     "contacts": (),
     "mutation_effects": ("task.split=contiguous",),
 }
+QUICK = ("secondary_structure", "contacts", "gb1")  # one of each kind of record; the others are slow
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,9 @@ def summary(runs: Path) -> dict:
     return json.loads((run_folder(runs) / "summary.json").read_text())
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in TRAINED]
+)
 def test_a_task_is_trained_tested_and_kept(command: Callable, store: Path, name: str) -> None:
     task = name.partition("-")[0]
     command(*SHORT, f"task={task}", "tuning=full", *TRAINED[name]).succeeded()
@@ -65,7 +68,13 @@ def test_a_task_is_trained_tested_and_kept(command: Callable, store: Path, name:
             np.testing.assert_allclose(probabilities.sum(-1), 1, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", ["masked_marginals", "wildtype_marginals", "pseudo_log_likelihood"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "masked_marginals",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("wildtype_marginals", "pseudo_log_likelihood")),
+    ],
+)
 def test_a_scan_is_scored_without_training(command: Callable, store: Path, method: str) -> None:
     out = command(*SHORT, "task=mutation_effects", "tuning=none", f"task.scores.method={method}").succeeded()
     assert "mutant position 24 is the first residue of the wild type" in out
@@ -85,6 +94,7 @@ def test_a_fasta_has_a_perplexity(command: Callable, store: Path, tmp_path: Path
     assert 5 < metrics["test/perplexity"] < 500 and metrics["data/test"] == 2
 
 
+@pytest.mark.slow
 def test_contacts_from_attention_are_fitted_not_trained(command: Callable, store: Path) -> None:
     out = command(
         "experiment=contacts_attention", "model=esm2_tiny", "model.init=random", "task.attention.proteins=5"

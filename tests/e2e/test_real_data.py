@@ -66,6 +66,7 @@ def test_no_sequence_is_shared(dataset: DataSet) -> None:
     assert shared(dataset) == {"train/valid": 0, "train/test": 0, "valid/test": 0}
 
 
+@pytest.mark.slow
 def test_the_digest_is_that_of_the_records_and_not_of_the_files(dataset: DataSet, tmp_path: Path) -> None:
     again = read(FOLDER)
     assert again.digest == dataset.digest and again.splits == dataset.splits

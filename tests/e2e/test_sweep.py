@@ -37,6 +37,7 @@ def summaries(runs: Path) -> list[dict]:
     return [json.loads(file.read_text()) for file in sorted(runs.glob("work/*/summary.json"))]
 
 
+@pytest.mark.slow
 def test_two_seeds(command: Callable[..., Ended], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     ended = command("--multirun", *TINY, "seed=0,1")

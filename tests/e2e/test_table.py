@@ -28,6 +28,7 @@ def summary(runs: Path) -> dict:
     return json.loads((run_folder(runs) / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_an_excel_export_is_read_and_said(command: Callable, store: Path, tmp_path: Path, rng) -> None:
     rows = [f"p{i};{random_sequence(rng, 20)};{i},5;{split}" for i, split in enumerate(SPLITS)]
     file = tmp_path / "tm.csv"
@@ -55,6 +56,7 @@ def test_classes_and_labels(
     assert set(found.split(";")) <= {"", *label, *";".join(label).split(";")}
 
 
+@pytest.mark.slow
 def test_pairs_of_proteins(command: Callable, store: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     rows = [f"{random_sequence(rng, 20)},{random_sequence(rng, 15)},{i % 2},{split}" for i, split in enumerate(SPLITS)]
     file = csv_of(tmp_path / "ppi.csv", "sequence_a,sequence_b,label,split", rows)
@@ -81,6 +83,7 @@ def test_residue_labels_in_a_second_fasta(command: Callable, store: Path, tmp_pa
     assert summary(store)["metrics"]["data/unlabelled_train"] > 0
 
 
+@pytest.mark.slow
 def test_without_a_split_it_splits_by_itself(command: Callable, store: Path, tmp_path: Path, rng) -> None:
     rows = [f"{random_sequence(rng, 30)},{i}" for i in range(40)]
     file = csv_of(tmp_path / "plain.csv", "sequence,value", rows)

@@ -60,9 +60,9 @@ def train_mean(data: Path) -> float:
     [
         ("tuning=frozen",),
         ("tuning=lora",),
-        ("tuning=dora", "hardware.gradient_checkpointing=true"),
-        ("tuning=last_layers", "tuning.layers=1", "optim.layer_decay=0.8"),
-        ("tuning=lora", "tuning.layers=1", "hardware.precision=bf16_weights"),
+        pytest.param(("tuning=dora", "hardware.gradient_checkpointing=true"), marks=pytest.mark.slow),
+        pytest.param(("tuning=last_layers", "tuning.layers=1", "optim.layer_decay=0.8"), marks=pytest.mark.slow),
+        pytest.param(("tuning=lora", "tuning.layers=1", "hardware.precision=bf16_weights"), marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )
@@ -84,6 +84,7 @@ def run_artifacts(store: Path) -> Path:
     return Path(run.info.artifact_uri.removeprefix("file://"))
 
 
+@pytest.mark.slow
 def test_a_limit_makes_a_subset_and_shared_sequences_are_told(command: Callable, store: Path, data: Path, rng) -> None:
     rows = brightness_rows(rng, 12)
     write_brightness(data, {"train": [*rows, (rows[0][0], 1.0)], "test": [*rows[:2], *brightness_rows(rng, 6)]})
@@ -110,6 +111,7 @@ def test_a_local_folder_is_what_is_tuned(
     assert stored_runs(store)[0].data.tags["weights"] == "folder"
 
 
+@pytest.mark.slow
 def test_a_fair_esm_file_is_what_is_tuned(command: Callable, store: Path, data: Path, tmp_path: Path) -> None:
     choose = checkpoints.fair_esm(tmp_path / "model.pt", "esm2")
     out = command(*choose, "tuning=frozen", *TASK).succeeded()
@@ -139,6 +141,7 @@ def test_every_family_trains_from_random_weights(command: Callable, store: Path,
     assert load(run_folder(store) / "model").predict(table.sequence.tolist()) == table.predicted.tolist()
 
 
+@pytest.mark.slow
 def test_max_steps_within_an_epoch_ends_with_a_validated_checkpoint(command: Callable, store: Path, data: Path) -> None:
     command("model=esm2_tiny", "tuning=full", *TASK, "batch_size=5", "optim.epochs=9", "optim.max_steps=7").succeeded()
     from mlflow.tracking import MlflowClient
@@ -155,6 +158,7 @@ def test_max_steps_within_an_epoch_ends_with_a_validated_checkpoint(command: Cal
     assert found["metrics"]["best_step"] == best
 
 
+@pytest.mark.slow
 def test_training_stops_where_nothing_improves(command: Callable, store: Path, data: Path) -> None:
     ended = command("model=esm2_tiny", "tuning=frozen", *TASK, "optim.epochs=9", "optim.patience=2", "optim.lr=1e-30")
     ended.succeeded()
@@ -162,6 +166,7 @@ def test_training_stops_where_nothing_improves(command: Callable, store: Path, d
     assert (found["stopped_early"], found["metrics"]["steps"], found["metrics"]["best_step"]) == (True, 9, 3)
 
 
+@pytest.mark.slow
 def test_what_was_cropped_is_told(command: Callable, store: Path, data: Path, rng) -> None:
     long = [(random_sequence(rng, 1023), 3.0), (random_sequence(rng, 1200), 1.0)]
     write_brightness(data, {"test": [*brightness_rows(rng, 4), *long], "valid": [*brightness_rows(rng, 4), long[0]]})

@@ -55,6 +55,7 @@ def slow_score(theirs, method: str, wild_type: str, mutant: str) -> float:
     return sum(row[b] - row[a] for row, a, b in zip(rows, *ids, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["masked_marginals", "wildtype_marginals", "pseudo_log_likelihood"])
 def test_a_scan_is_scored_as_by_a_slow_loop(
     command: Callable, store: Path, tmp_path: Path, rng: np.random.Generator, model, method: str
@@ -79,6 +80,7 @@ def test_a_scan_is_scored_as_by_a_slow_loop(
     assert run.data.metrics["cost/test/wall_time_s"] > 0 and "cost/wall_time_s" not in run.data.metrics
 
 
+@pytest.mark.slow
 def test_a_pseudo_perplexity_is_that_of_a_slow_loop(
     command: Callable, store: Path, tmp_path: Path, rng: np.random.Generator, model
 ) -> None:
@@ -116,6 +118,7 @@ def test_a_masked_perplexity_is_the_same_again(
     assert len(few) == 4
 
 
+@pytest.mark.slow
 def test_a_protein_of_titins_length(command: Callable, store: Path, tmp_path: Path, rng: np.random.Generator) -> None:
     """Refused; read in the windows around its mutations where that is asked for."""
     wild_type = random_sequence(rng, 34_350)

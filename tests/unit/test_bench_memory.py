@@ -108,6 +108,7 @@ def cell(bench, **changes):
     return measure_cell(bench, **given_ | {"steps": 2} | changes)
 
 
+@pytest.mark.slow
 def test_parts_of_a_training_step_by_what_learns(bench):
     full, frozen = cell(bench), cell(bench, tuning="frozen")
     assert full["gradients_gb"] <= full["weights_gb"]

@@ -163,6 +163,7 @@ def real(task) -> LeakReport:
     return leak_report(by_split(task.read(DataPlace(FOLDER, FOLDER)).records))
 
 
+@pytest.mark.slow
 @REAL
 def test_stability_has_the_known_leaks() -> None:
     report = real(stability.stability(None))

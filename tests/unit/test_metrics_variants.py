@@ -130,6 +130,7 @@ def test_the_kind_is_scored_so(rng: np.random.Generator) -> None:
     assert SCORERS["variant_scoring"].names == VARIANT_NAMES
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BLAT is None or not BLAT.is_file(), reason="PLMFT_DATA names no folder with the scan of TEM-1")
 def test_the_scores_of_esm1v_rank_tem1_as_known() -> None:
     """Meier et al. 2021's own scores, wild-type marginals of five models, against 2,500 µg/mL."""

@@ -205,6 +205,7 @@ def test_a_failure_of_mmseqs_is_told_by_its_last_line(rng, monkeypatch, tmp_path
             call()
 
 
+@pytest.mark.slow
 @WITH_MMSEQS
 def test_both_engines_agree_on_clear_cases(rng) -> None:
     sequences = families(rng, 12, 4, 0.15, low=120, high=160)
@@ -219,6 +220,7 @@ def test_both_engines_agree_on_clear_cases(rng) -> None:
     np.testing.assert_array_equal(a.target // 4, b.target // 4)
 
 
+@pytest.mark.slow
 @WITH_MMSEQS
 def test_mmseqs_sees_what_kmers_do_not(rng) -> None:
     parent = random_sequence(rng, 300)
