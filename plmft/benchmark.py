@@ -31,10 +31,11 @@ from plmft import InputError
 from plmft.config.check import check, find_target
 from plmft.config.compose import check_command_line, config_folder
 from plmft.efficiency.allocator import bound_kernel_caches
+from plmft.ending import ending, tell_mistake
 from plmft.models.direct_spec import DirectSpec
 from plmft.sweeps.jobs import first_line, plain
 from plmft.tracking.lineage import mask
-from plmft.training.interrupts import exit_code, nothing_open, terminate_as_interrupt
+from plmft.training.interrupts import nothing_open, terminate_as_interrupt
 
 CONFIG = "benchmark"
 
@@ -82,16 +83,14 @@ def told(goes_on: bool = False) -> Iterator[None]:
 
     Args: goes_on: raise Failed instead, since other jobs follow.
     """
-    try:
-        yield
-    except InputError as error:
-        print(f"plmft: {mask(str(error))}", file=sys.stderr)
-        if goes_on:
+    with ending("the rows measured so far are kept."):
+        try:
+            yield
+        except InputError as error:
+            if not goes_on:
+                raise
+            tell_mistake(error)
             raise Failed(mask(first_line(error))) from None
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print("Interrupted: the rows measured so far are kept.", file=sys.stderr)
-        sys.exit(exit_code(interrupt))
 
 
 def help_text() -> str:
@@ -110,7 +109,8 @@ def as_text(word: str) -> str:
 def main() -> None:
     """The command."""
     if any(word in ("-h", "--help") for word in sys.argv[1:]):
-        print(help_text())
+        with ending():
+            print(help_text())
         return
     bound_kernel_caches()
     sys.argv[1:] = map(as_text, sys.argv[1:])

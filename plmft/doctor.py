@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from plmft import InputError
+from plmft.ending import ending
 
 if TYPE_CHECKING:
     from plmft.training.environment import Check
@@ -27,11 +28,9 @@ CLOSE = 0.85  # of the memory: above it the formulas' own error may decide
 
 def main() -> None:
     """The command."""
-    try:
-        sys.exit(examine(sys.argv[1:]))
-    except InputError as error:
-        print(f"plmft: {error}", file=sys.stderr)
-        sys.exit(2)
+    with ending():
+        code = examine(sys.argv[1:])
+    sys.exit(code)
 
 
 def examine(arguments: Sequence[str]) -> int:

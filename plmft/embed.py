@@ -27,8 +27,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from plmft import InputError
-
 if TYPE_CHECKING:
     from plmft.embeddings.job import Outcome
 
@@ -37,32 +35,25 @@ OTHERS = ("search", "plot", "probe")
 
 def main() -> None:
     """The command."""
+    from plmft.training.interrupts import end_at_once, terminate_as_interrupt
+
+    end_at_once()
+    from plmft.ending import ending
+
     arguments = sys.argv[1:]
     if arguments and arguments[0] in OTHERS:
         from importlib import import_module
 
-        from plmft.training.interrupts import terminate_as_interrupt
-
-        terminate_as_interrupt()
-        sys.exit(import_module(f"plmft.embeddings.{arguments[0]}").main(arguments[1:]))
-    if any(word in ("-h", "--help") for word in arguments):
-        print(__doc__)
+        with ending():
+            terminate_as_interrupt()
+            import_module(f"plmft.embeddings.{arguments[0]}").main(arguments[1:])
         return
-    from plmft.training.interrupts import end_at_once, exit_code, terminate_as_interrupt
-
-    end_at_once()
-    from plmft.tracking.lineage import mask
-
-    try:
+    with ending("what was written is kept. Give the same command again to go on."):
         terminate_as_interrupt()
-        outcome = embed(arguments)
-    except InputError as error:
-        print(f"plmft: {mask(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print("plmft: interrupted; what was written is kept. Give the same command again to go on.", file=sys.stderr)
-        sys.exit(exit_code(interrupt))
-    print(told(outcome))
+        if any(word in ("-h", "--help") for word in arguments):
+            print(__doc__)
+        else:
+            print(told(embed(arguments)))
 
 
 def embed(arguments: Sequence[str]) -> "Outcome":

@@ -38,23 +38,17 @@ EVALUATED = "evaluated"
 def main() -> None:
     """The command."""
     from plmft.efficiency.allocator import bound_kernel_caches
-    from plmft.tracking.lineage import mask
-    from plmft.training.interrupts import exit_code, tell, terminate_as_interrupt
-    from plmft.training.launching import RankFailed, RankSide
+    from plmft.ending import ending
+    from plmft.training.interrupts import terminate_as_interrupt
+    from plmft.training.launching import RankSide
 
     terminate_as_interrupt()
     bound_kernel_caches()
     rank = RankSide.find()
     if rank is not None:
         return rank.work(lambda: _as_rank(rank))
-    try:
+    with ending():
         evaluate(sys.argv[1:])
-    except (InputError, RankFailed) as error:
-        print(f"plmft: {mask(str(error))}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt as interrupt:
-        tell(interrupt)
-        sys.exit(exit_code(interrupt))
 
 
 def evaluate(arguments: Sequence[str]) -> float | None:

@@ -30,20 +30,14 @@ KEYS = ("model", "to", "as", "tracking.uri")
 
 def main() -> None:
     """The command."""
-    from plmft.training.interrupts import end_at_once, exit_code, terminate_as_interrupt
+    from plmft.training.interrupts import end_at_once, terminate_as_interrupt
 
     end_at_once()
-    from plmft.tracking.lineage import mask
+    from plmft.ending import ending
 
-    try:
+    with ending("nothing was written."):
         terminate_as_interrupt()
         export(sys.argv[1:])
-    except InputError as error:
-        print(f"plmft: {mask(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print("plmft: interrupted; nothing was written.", file=sys.stderr)
-        sys.exit(exit_code(interrupt))
 
 
 def export(arguments: Sequence[str]) -> None:

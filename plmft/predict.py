@@ -25,9 +25,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from plmft import InputError
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from plmft.inference.job import Outcome
@@ -38,18 +36,14 @@ def main() -> None:
     from plmft.training.interrupts import end_at_once, exit_code, terminate_as_interrupt
 
     end_at_once()
-    from plmft.tracking.lineage import mask
+    from plmft.ending import ending
 
-    try:
+    def at_once(interrupt: KeyboardInterrupt) -> NoReturn:
+        os._exit(exit_code(interrupt))  # a thread may wait for a pipe that says nothing
+
+    with ending("what was written is kept. Give the same command again to go on.", at_once):
         terminate_as_interrupt()
         predict(sys.argv[1:])
-    except InputError as error:
-        print(f"plmft: {mask(str(error))}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print("plmft: interrupted; what was written is kept. Give the same command again to go on.", file=sys.stderr)
-        sys.stderr.flush()
-        os._exit(exit_code(interrupt))  # at once: a thread may wait for a pipe that says nothing
 
 
 def predict(arguments: Sequence[str]) -> None:

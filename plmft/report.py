@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plmft import InputError
+from plmft.ending import ending
 from plmft.tracking.options import runs_dir
 
 LIMIT = 50
@@ -30,16 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command."""
     asked = _parser().parse_args(arguments)
     gc.set_threshold(COLLECT_AFTER)
-    try:
-        sys.exit(asked.command(asked))
-    except InputError as error:
-        print(f"plmft: {error}", file=sys.stderr)
-        sys.exit(2)
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    with ending():
+        code = asked.command(asked)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:

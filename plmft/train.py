@@ -8,8 +8,7 @@ Nothing heavy is imported before the command line and the config have been check
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from plmft.training.interrupts import end_at_once
@@ -21,14 +20,13 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from plmft import InputError
 from plmft.config.check import check
 from plmft.config.compose import CONFIG, check_command_line, config_folder, parts_of
 from plmft.efficiency.allocator import bound_kernel_caches
+from plmft.ending import ending
 from plmft.sweeps.jobs import SWEEP, given, plain, run_noted
-from plmft.tracking.lineage import mask
-from plmft.training.interrupts import nothing_open, tell, terminate_as_interrupt
-from plmft.training.launching import RankFailed, RankSide, launch, starts_ranks
+from plmft.training.interrupts import nothing_open, terminate_as_interrupt
+from plmft.training.launching import RankSide, launch, starts_ranks
 from plmft.training.slurm import leave
 
 
@@ -37,22 +35,8 @@ def run(config: DictConfig) -> float | None:
     """One job: check the config, then train. Returns the primary metric on the test split."""
     if SWEEP in os.environ:
         return run_noted(plain(config), _job)
-    with _told():
+    with ending(code=leave):  # Hydra would add a traceback
         return _job(plain(config))
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """End this process with one message and exit code; Hydra would add a traceback."""
-    try:
-        yield
-    except InputError as error:
-        _fail(error)
-    except RankFailed as error:
-        _fail(error, 1)
-    except KeyboardInterrupt as interrupt:
-        tell(interrupt)
-        sys.exit(leave(interrupt))
 
 
 def _job(config: dict[str, Any]) -> float | None:
@@ -71,11 +55,6 @@ def _run_job(config: dict[str, Any]) -> float | None:
     return Job(**parts_of(config), config=config).run(Console())
 
 
-def _fail(error: InputError | RankFailed, code: int = 2) -> None:
-    print(f"plmft: {mask(str(error))}", file=sys.stderr)
-    sys.exit(code)
-
-
 def main() -> None:
     """The command."""
     bound_kernel_caches()
@@ -83,7 +62,7 @@ def main() -> None:
     if rank is not None:
         terminate_as_interrupt()
         return rank.work(lambda: _run_job(rank.config()))
-    with _told():
+    with ending(code=leave):
         terminate_as_interrupt()
         config = given()
         if config is not None:

@@ -71,7 +71,7 @@ def measure_variant(bench: Bench, name: str, asked: dict[str, Any], predictions:
         try:
             found = variant(name).make(Given(Path(what.model), tuned, batches, Path(folder), torch.get_num_threads()))
         except (InputError, ImportError, NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
-            return {"note": f"can't run here: {_first_line(error)}"}
+            return {"note": f"can't run here: {_why(error)}"}
         single = _single(what.length, bench.seed, tuned).to(bench.where)
         del tuned, batches
         give_back()
@@ -104,7 +104,7 @@ def _measured(found: Compressed, single: PackedBatch, split: EncodedSplit, what:
     except (NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
         if isinstance(error, InputError) or "memory" in str(error).lower():
             raise
-        return row | {"note": f"can't run here: {_first_line(error)}"}
+        return row | {"note": f"can't run here: {_why(error)}"}
     write_predictions(file, [by_record[-1][i] for i in range(len(split))])
     residues = sum(batch.residues for batch in batches)
     row |= timed.values("latency_ms") | {
@@ -143,5 +143,9 @@ def _batches(split: EncodedSplit, tokens: int) -> Sequence[PackedBatch]:
     return [batches[number] for number in range(len(batches))]
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _why(error: Exception) -> str:
+    """The first line of the error, after its type unless a message for users."""
+    line = (str(error).strip().splitlines() or [""])[0]
+    if isinstance(error, InputError | ImportError | NotImplementedError) and line:
+        return line
+    return f"{type(error).__name__}: {line}".removesuffix(": ")

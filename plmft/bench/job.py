@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from rich.console import Console
 
@@ -37,7 +38,8 @@ from plmft.tracking.weights_origin import weights_tags
 ALWAYS = ("model", "hardware", "protocol", "seed")  # of the config, what every protocol's figures depend on
 SAME = ("model", "weights", "device", "threads", "note")  # left out of a row's line
 SHORT = 4  # figures of a row's line
-BUSY = 0.5  # processes that want a core, over cores
+BUSY = 0.25  # of the cores that this process may use
+LOOKED_S = 0.5
 KILLED_S = 10.0  # to tell the store of it: who stops a run soon kills it
 
 
@@ -64,7 +66,7 @@ def run_protocol(config: dict[str, Any], console: Console, sweep: Mapping[str, s
         protocol.check(bench)
     if bench.device.kind == "cpu":
         keep_freed_memory()
-    tags = _tags(bench, name, located) | origin | sweep | _load(console) | {"folder": folder.name}
+    tags = _tags(bench, name, located) | origin | sweep | _busy(console) | {"folder": folder.name}
     with _opened(bench, name, tags) as (tracked, recorder):
         _measure(bench, name, tags, tracked, recorder, console)
     title = f"{name}: {bench.spec.name} ({bench.weights}), {bench.device.name or 'CPU'}"
@@ -139,16 +141,17 @@ def _tags(bench: Bench, name: str, located: Located) -> dict[str, object]:
     }
 
 
-def _load(console: Console) -> dict[str, object]:
-    """How busy the machine is before anything is measured, said where others have what is to be measured."""
-    if not hasattr(os, "getloadavg"):
-        return {}
-    load = os.getloadavg()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if load > BUSY * cores:
-        told = f"This machine is busy (load {load:.1f} on {cores} cores): times will be longer than on an idle one."
+def _busy(console: Console) -> dict[str, object]:
+    """The cores that others use before anything is measured, said where they are many. Not the load average: it
+    remembers the run before this one for minutes.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    shares = psutil.cpu_percent(interval=LOOKED_S, percpu=True)
+    busy = sum(shares[core] for core in cores) / 100
+    if busy > BUSY * len(cores):
+        told = f"Others use {busy:.1f} of the {len(cores)} cores: times will be longer than on an idle machine."
         console.print(told, highlight=False, soft_wrap=True)
-    return {"machine.load": f"{load:.1f}"}
+    return {"machine.cores_busy": f"{busy:.1f}"}
 
 
 def _params(bench: Bench) -> dict[str, object]:

@@ -3,39 +3,15 @@
 Costs Hydra's and pydantic's import, about half a second; nothing heavier is imported before the options are right.
 """
 
-import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from plmft import InputError
-from plmft.training.interrupts import exit_code, tell
 
 Options = TypeVar("Options")
 HELP = ("-h", "--help")
-
-
-def run_command(arguments: Sequence[str], told: str | None, work: Callable[[list[str]], None]) -> int:
-    """Do the work; the exit code: 0, 2 for a mistake (told in one message), 1 for a closed pipe, 128 + a signal.
-
-    Args: told: what --help prints.
-    """
-    if any(word in HELP for word in arguments):
-        print(told)
-        return 0
-    try:
-        work(list(arguments))
-    except InputError as error:
-        print(f"plmft: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
-        return 1
-    except KeyboardInterrupt as interrupt:
-        tell(interrupt)
-        return exit_code(interrupt)
-    return 0
 
 
 def read_options(arguments: Sequence[str], config: str, options: type[Options]) -> Options:

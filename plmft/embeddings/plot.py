@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le
 
 from plmft import InputError
 from plmft.data.whole_file import check_free
-from plmft.embeddings.options import read_options, run_command
+from plmft.embeddings.options import HELP, read_options
 
 Named = str | int | None
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -46,12 +46,11 @@ class Plot:
     seed: Annotated[int, Ge(0), Le(2**31 - 1)]
 
 
-def main(arguments: list[str]) -> int:
-    """The command; its exit code."""
-    return run_command(arguments, __doc__, _command)
-
-
-def _command(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """The command. Raises: InputError: a user's mistake."""
+    if any(word in HELP for word in arguments):
+        print(__doc__)
+        return
     options = read_options(arguments, "embed_plot", Plot)
     output = Path(options.output).expanduser()
     if output.suffix not in SUFFIXES:

@@ -22,7 +22,7 @@ from annotated_types import Ge, Gt, Len
 
 from plmft import InputError
 from plmft.data.whole_file import check_free
-from plmft.embeddings.options import read_options, run_command
+from plmft.embeddings.options import HELP, read_options
 
 Named = str | int | None
 Share = Annotated[float, Gt(0)]
@@ -54,12 +54,11 @@ class Probe:
     seed: Annotated[int, Ge(0)]
 
 
-def main(arguments: list[str]) -> int:
-    """The command; its exit code."""
-    return run_command(arguments, __doc__, _command)
-
-
-def _command(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """The command. Raises: InputError: a user's mistake."""
+    if any(word in HELP for word in arguments):
+        print(__doc__)
+        return
     options = read_options(arguments, "embed_probe", Probe)
     if abs(sum(options.fractions) - 1) > 1e-6:
         raise InputError(f"fractions={list(options.fractions)}: they add up to {sum(options.fractions):g}, not to 1.")

@@ -24,7 +24,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from plmft import InputError
-from plmft.embeddings.options import read_options, run_command
+from plmft.embeddings.options import HELP, read_options
 
 STDIN = "-"
 
@@ -47,12 +47,11 @@ class Search:
     seed: Annotated[int, Ge(0), Le(2**31 - 1)]
 
 
-def main(arguments: list[str]) -> int:
-    """The command; its exit code."""
-    return run_command(arguments, __doc__, _command)
-
-
-def _command(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> None:
+    """The command. Raises: InputError: a user's mistake."""
+    if any(word in HELP for word in arguments):
+        print(__doc__)
+        return
     own, for_embed = _parted(arguments)
     options = read_options(own, "embed_search", Search)
     from plmft.embeddings.hits import check_output

@@ -113,7 +113,7 @@ def test_an_interrupted_run_keeps_its_rows(tmp_path):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + signal.SIGTERM
-    assert err == "Interrupted: the rows measured so far are kept.\n"
+    assert err == "plmft: interrupted; the rows measured so far are kept.\n"
     (run,) = stored_runs(tmp_path)
     assert run.info.status == "KILLED"
     assert rows_of(tmp_path / "work" / run.data.tags["folder"])
