@@ -195,11 +195,18 @@ def line_of(stored: "StoredRun", runs: Path) -> RunLine:
         value=metrics.get(name),
         low=metrics.get(f"{name}_ci_low"),
         high=metrics.get(f"{name}_ci_high"),
-        costs={column: metrics[metric] for column, metric in COSTS.items() if metric in metrics},
+        costs=_costs(metrics),
         attempts=int(metrics.get("attempts") or tags.get("attempts") or 1),
         sweep=tags.get("mlflow.parentRunId"),
         settings=_settings(tags.get("overrides", "")),
     )
+
+
+def _costs(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of the training; of the pass over the test set where nothing was trained."""
+    under = "cost/" if metrics.keys() & set(COSTS.values()) else "cost/test/"
+    names = {column: metric.replace("cost/", under) for column, metric in COSTS.items()}
+    return {column: metrics[name] for column, name in names.items() if name in metrics}
 
 
 def _settings(overrides: str) -> str:

@@ -133,6 +133,16 @@ def test_kinds_are_told_apart(filled: Filled, report: Report) -> None:
     assert "kind" in out and {"training", "evaluation", "benchmark"} <= {*out.split()}
 
 
+def test_an_evaluation_costs_what_its_pass_does(filled: Filled, report: Report) -> None:
+    scored = filled.add(None, **{"plmft.kind": "evaluation"})
+    filled.client.log_metric(scored, "cost/test/step_time_ms_p50", 12.0)
+    trained = filled.add(0.5)
+    filled.client.log_metric(trained, "cost/test/energy_j", 3.0)
+    found = {run["run_id"]: run for run in json.loads(report("runs", "--json")[1])}
+    assert found[scored]["step_ms"] == 12.0
+    assert (found[trained]["step_ms"], found[trained]["energy_j"]) == (50.0, None)
+
+
 def test_pages_are_read_to_the_end(filled: Filled, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("plmft.tracking.reading.PAGE", 2)
     runs = {filled.add(0.1 * i) for i in range(5)}

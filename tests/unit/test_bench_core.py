@@ -4,12 +4,15 @@ import csv
 import io
 import json
 import math
+import os
 
 import numpy as np
+import psutil
 import pytest
 from rich.console import Console
 
 from plmft import InputError
+from plmft.bench import job
 from plmft.bench.choices import choice
 from plmft.bench.material import LOG_LENGTH, draw, fixed_sequences, longest_possible, real_sequences
 from plmft.bench.record import Recorder, to_csv
@@ -211,6 +214,15 @@ def test_conditions_come_first_and_name_the_weights(tmp_path):
     assert list(row) == ["model", "weights", "device", "threads", "precision", "batch"]
     assert row["weights"] == "random (seed 0)"
     assert row["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(("share", "told"), [(3.0, False), (90.0, True)])
+def test_who_uses_the_cores_is_told_and_kept(monkeypatch, share, told):
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: [share] * (max(os.sched_getaffinity(0)) + 1))
+    out = io.StringIO()
+    assert job._busy(Console(file=out)) == {"machine.cores_busy": f"{share / 100 * cores:.1f}"}
+    assert ("Others use" in out.getvalue()) is told
 
 
 def test_another_choice_while_hydra_runs():
