@@ -68,7 +68,9 @@ def _cell(value: object) -> str:
         return ""
     if not isinstance(value, float):
         return str(value)
-    if value == 0 or not math.isfinite(value):
+    if not math.isfinite(value):
         return str(value)
+    if value.is_integer():  # a count
+        return f"{value:,.0f}"
     digits = 2 - math.floor(math.log10(abs(value)))
     return f"{value:,.{max(0, min(digits, 6))}f}"

@@ -234,9 +234,7 @@ class StepMeter:
         if not self._step_s:
             return {"step_time": f"no step measured: {self._total.steps} steps in all, none {after}"}
         if len(self._step_s) < MIN_STEPS:
-            return {
-                "step_time": f"only {len(self._step_s)} steps {after}: their 95th percentile is little more than the longest"
-            }
+            return {"step_time": f"only {len(self._step_s)} steps {after}: p95 is little more than the longest"}
         return {}
 
     def state_dict(self) -> dict[str, Any]:
