@@ -127,7 +127,7 @@ def _single(length: int, seed: int, tuned: Tuned) -> PackedBatch:
     """One record of random residues; its partner, where records are pairs, is the same."""
     (sequence,) = fixed_sequences(1, length, seed)
     pair = tuned.description.kind == "pair_classification"
-    record = tuned._record(0, sequence, sequence if pair else "")
+    record = tuned.record(0, sequence, sequence if pair else "")
     return _encoded([record], tuned).pack(np.array([0]))
 
 

@@ -12,11 +12,10 @@ import torch
 
 from plmft import InputError
 from plmft.data.packing import EncodedSplit, PackedBatch
-from plmft.data.records import IGNORE, Kind, Record
 from plmft.data.sampler import EvaluationBatches
 from plmft.inference.sequences import Given
 from plmft.models.precision import autocast
-from plmft.models.tuned import Description, Tuned
+from plmft.models.tuned import Tuned
 
 
 def predict_chunk(
@@ -36,7 +35,7 @@ def predict_chunk(
     Raises: InputError: an output that is not finite, or a batch that does not fit the device's memory.
     """
     description, predictor = tuned.description, tuned.predictor
-    records = [_record(g, description) for g in given]
+    records = [description.unmeasured(g.id, g.sequence, g.partner) for g in given]
     split = EncodedSplit(records, description.spec.tokenizer, predictor.kind)
     device = predictor.target_mean.device
     found: dict[int, dict] = {}
@@ -56,18 +55,6 @@ def _predicted(tuned: Tuned, batch: PackedBatch) -> list[np.ndarray]:
             f"a batch of {len(batch.tokens):,} tokens does not fit the GPU's memory (longest sequence: "
             f"{max(batch.lengths):,}). Set hardware.tokens_per_batch lower; what was written is kept."
         ) from None
-
-
-def _record(given: Given, description: Description) -> Record:
-    """With a target of the right form that says nothing."""
-    unknown = {
-        "sequence_regression": lambda: 0.0,
-        "sequence_multilabel": lambda: np.zeros(len(description.classes), np.int8),
-        "residue_classification": lambda: np.full(len(given.sequence), IGNORE),
-        "contacts": lambda: np.full((len(given.sequence), 3), np.nan, np.float32),
-    }
-    kind: Kind = description.kind
-    return Record(given.id, given.sequence, unknown.get(kind, lambda: IGNORE)(), "test", partner=given.partner)
 
 
 def _ahead(batches: EvaluationBatches) -> Iterator[PackedBatch]:

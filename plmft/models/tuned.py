@@ -62,6 +62,16 @@ class Description:
     windows: bool = False  # sequences beyond the model's context are read in windows
     precision: str = "fp32"  # of the run; predictions are made in it
 
+    def unmeasured(self, name: str, sequence: str, partner: str = "") -> Record:
+        """A record with a target of the right form that says nothing."""
+        targets = {
+            "sequence_regression": 0.0,
+            "sequence_multilabel": np.zeros(len(self.classes), np.int8),
+            "residue_classification": np.full(len(sequence), IGNORE),
+            "contacts": np.full((len(sequence), 3), np.nan, np.float32),
+        }
+        return Record(name, sequence, targets.get(self.kind, IGNORE), "test", partner=partner)
+
 
 @dataclass(frozen=True)
 class Tuned:
@@ -124,7 +134,7 @@ class Tuned:
         if isinstance(sequences, str) or (partners is not None and len(partners) != len(sequences)):
             raise InputError("Give a list of sequences, and for pairs a list of partners that is as long.")
         pairs = zip(sequences, partners or [""] * len(sequences), strict=True)
-        records = [self._record(i, sequence, partner) for i, (sequence, partner) in enumerate(pairs)]
+        records = [self.record(i, sequence, partner) for i, (sequence, partner) in enumerate(pairs)]
         return self.predict_records(records, tokens_per_batch)
 
     def predict_records(self, records: Sequence[Record], tokens_per_batch: int) -> list[np.ndarray]:
@@ -141,9 +151,9 @@ class Tuned:
                 found.update(zip(batch.index.tolist(), self.predictor.predict(batch), strict=True))
         return [found[i] for i in range(len(records))]
 
-    def _record(self, number: int, sequence: str, partner: str = "") -> Record:
-        context, kind = self.description.spec.context, self.description.kind
-        pair = kind == "pair_classification"
+    def record(self, number: int, sequence: str, partner: str = "") -> Record:
+        """What predict makes of a sequence. Raises: InputError: one that the model can't take; it is called `number`."""
+        context, pair = self.description.spec.context, self.description.kind == "pair_classification"
         for text in (sequence, partner) if pair else (sequence,):
             check_sequence(number, text, None if self.description.windows else context)
             last = max(getattr(self.description.head, "positions", None) or (0,))
@@ -151,13 +161,7 @@ class Tuned:
                 raise InputError(
                     f"Sequence {number} has {len(text)} residues; the model's head looks at residue {last}."
                 )
-        targets = {
-            "sequence_regression": 0.0,
-            "sequence_multilabel": np.zeros(len(self.description.classes), np.int8),
-            "residue_classification": np.full(len(sequence), IGNORE),
-            "contacts": np.full((len(sequence), 3), np.nan, np.float32),
-        }
-        return Record(str(number), sequence, targets.get(kind, IGNORE), "test", partner=partner)
+        return self.description.unmeasured(str(number), sequence, partner)
 
 
 def save(
