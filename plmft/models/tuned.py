@@ -152,7 +152,7 @@ class Tuned:
         return [found[i] for i in range(len(records))]
 
     def record(self, number: int, sequence: str, partner: str = "") -> Record:
-        """What predict makes of a sequence. Raises: InputError: one that the model can't take; it is called `number`."""
+        """What predict makes of a sequence. Raises: InputError: one that the model can't take."""
         context, pair = self.description.spec.context, self.description.kind == "pair_classification"
         for text in (sequence, partner) if pair else (sequence,):
             check_sequence(number, text, None if self.description.windows else context)

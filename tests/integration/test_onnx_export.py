@@ -61,7 +61,7 @@ def test_equal_in_a_process_without_plmft(family, tuning, kind, tmp_path, rng):
     command = [sys.executable, "-I", "-c", READER, str(tmp_path / "out"), json.dumps(sequences)]
     subprocess.run(command, check=True, timeout=60, cwd=tmp_path)
     found = np.load(tmp_path / "out" / "found.npz")
-    wanted = tuned.predict_records([tuned._record(i, s) for i, s in enumerate(sequences)], 4096)
+    wanted = tuned.predict_records([tuned.record(i, s) for i, s in enumerate(sequences)], 4096)
     for name in ("together", "alone"):
         for row, theirs, length in zip(found[name], wanted, LENGTHS, strict=False):
             mine = row if kind == "sequence_regression" else row[1 : 1 + length]
@@ -102,7 +102,7 @@ def test_int8_in_onnx_runtime(bits, tmp_path, rng):
 
     saved(tmp_path / "m", "esm2", Full(), "residue_classification", rng)
     tuned = load(tmp_path / "m")
-    records = [tuned._record(i, random_sequence(rng, n)) for i, n in enumerate((30, 12, 45))]
+    records = [tuned.record(i, random_sequence(rng, n)) for i, n in enumerate((30, 12, 45))]
     batch = EncodedSplit(records, tuned.description.spec.tokenizer, "residue_classification").pack(np.arange(3))
     from plmft.bench.compress_ort import feed
 
