@@ -1,7 +1,7 @@
 """P-NRG: energy of predictions by the devices' own counters, with the idle power measured apart; or why there is none.
 
-Nothing is estimated: without a counter the row has the speed and the reason. A mean power above the card's limit is no
-measurement, and its energy is left out.
+Nothing is estimated: without a counter the row has the speed and the reason. A mean power of the card alone above
+its limit is no measurement, and its energy is left out.
 """
 
 import time
@@ -51,10 +51,13 @@ class EnergyOfPredictions:
 
     def measure(self, bench: Bench) -> Iterator[Row]:
         """A row for each precision. Raises: InputError: a precision that the device lacks."""
-        places = [bench.at(precision) for precision in self.precisions or (bench.device.precision,)]
+        precisions = self.precisions or (bench.device.precision,)
+        for precision in precisions:
+            bench.at(precision)  # a mistake is told before anything is measured
         sequences = bench.sequences(self.sequences)
         batches = packed_batches(bench, sequences, tokens_per_batch(bench, self.tokens))
-        for place in places:
+        for precision in precisions:
+            place = bench.at(precision)  # again: it tells PyTorch whether fp32 products may be TF32
             row = place.conditions(sequences=self.sequences, lengths=bench.source_of_sequences)
             yield row | self._figures(place, batches)
 
@@ -99,7 +102,9 @@ def idle_power_w(
 def energy_row(cost: PhaseCost, idle_w: float | None, limit_w: float | None) -> Row:
     """Figures and notes from what the passes cost.
 
-    Args: idle_w: mean idle power; None: not measured. limit_w: the card's power limit; None: not known.
+    Args:
+        idle_w: mean idle power; None: not measured.
+        limit_w: the card's power limit; None: not known. Energy that holds the host's, too, is not held against it.
     """
     values = cost.values
     row: Row = {name: values[name] for name in SPEED if name in values}
@@ -107,6 +112,8 @@ def energy_row(cost: PhaseCost, idle_w: float | None, limit_w: float | None) -> 
         return row | {"note": f"energy: {cost.energy_source}"}
     joules, wall_s = values["energy_j"], values["wall_time_s"]
     power = joules / wall_s
+    if "RAPL" in cost.energy_source:
+        limit_w = None
     if limit_w is not None and power > limit_w:
         return row | {"note": f"energy: a mean of {power:.0f} W is above the limit of {limit_w:.0f} W: not used"}
     row["energy_source"] = cost.energy_source

@@ -18,6 +18,7 @@ import yaml
 from rich.console import Console
 
 from plmft import InputError
+from plmft.bench.apart import OUT_OF_MEMORY, is_out_of_memory
 from plmft.bench.protocol import Bench, Measures, Row
 from plmft.bench.record import Recorder
 from plmft.bench.table import NOTE, show
@@ -26,6 +27,7 @@ from plmft.efficiency.allocator import keep_freed_memory
 from plmft.models.attention import implementation
 from plmft.models.spec import TransformerSpec
 from plmft.models.weights import Located, locate
+from plmft.sweeps.jobs import first_line
 from plmft.tracking.claims import claim, key_of
 from plmft.tracking.differences import source_tags
 from plmft.tracking.lineage import environment_tags, flatten, scrub
@@ -83,7 +85,7 @@ def _measure(
     protocol: Measures = bench.parts["protocol"]
     start_s = time.monotonic()
     try:
-        for row in protocol.measure(bench):
+        for row in _until_memory_ends(protocol, bench):
             line = _line(recorder.add(row), getattr(protocol, "shows", ()))
             console.print(line, highlight=False, soft_wrap=True, markup=False)
     finally:
@@ -91,6 +93,16 @@ def _measure(
         spent = {"run_id": tracked.id, "wall_time_s": time.monotonic() - start_s}
         about = {"kind": "benchmark", "protocol": name, "seed": bench.seed, **about, **spent}
         recorder.finish(about, protocol.fixes())
+
+
+def _until_memory_ends(protocol: Measures, bench: Bench) -> Iterator[Row]:
+    """The protocol's rows; where the model itself does not fit, a last one that says so."""
+    try:
+        yield from protocol.measure(bench)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        yield bench.conditions() | {NOTE: f"{OUT_OF_MEMORY}: {first_line(error)}; nothing after it was measured"}
 
 
 def protocol_name(config: dict[str, Any]) -> str:

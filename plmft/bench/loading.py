@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
+from plmft.bench.apart import is_out_of_memory
 from plmft.bench.loaders import Loader, Source
 from plmft.bench.protocol import Bench, Row
 from plmft.models.spec import TransformerSpec
+from plmft.sweeps.jobs import first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,15 +152,23 @@ def _work(protocol: Loading, bench: Bench, number: int, count: int, together: An
         index = number % torch.cuda.device_count()
         torch.cuda.set_device(index)
         bench = replace(bench, device=replace(bench.device, index=index))
-    for found in protocol._run(bench, count, together.wait):
-        told.put(found)
+    try:
+        for found in protocol._run(bench, count, together.wait):
+            told.put(found)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        told.put(first_line(error))
 
 
 def _next(told: Any, others: Sequence[Any]) -> dict[str, float]:
-    """The next that one of them found. Raises: RuntimeError: one has died."""
+    """The next that one of them found. Raises: MemoryError: one had no room. RuntimeError: one has died."""
     while True:
         try:
-            return told.get(timeout=POLL_S)
+            found = told.get(timeout=POLL_S)
+            if isinstance(found, str):
+                raise MemoryError(found)
+            return found
         except Empty:
             dead = [other.exitcode for other in others if other.exitcode]
             if dead:

@@ -225,6 +225,26 @@ def test_who_uses_the_cores_is_told_and_kept(monkeypatch, share, told):
     assert ("Others use" in out.getvalue()) is told
 
 
+def test_a_model_that_does_not_fit_is_a_row(tmp_path):
+    class Large:
+        def measure(self, bench):
+            yield bench.conditions() | {"sequences_per_s": 1.0}
+            raise MemoryError("Unable to allocate 60.0 GiB")
+
+    first, last = job._until_memory_ends(Large(), small_bench(tmp_path))
+    assert first["sequences_per_s"] == 1.0
+    assert last["model"] == "esm2_tiny" and last["note"].startswith("out of memory: MemoryError: Unable to allocate 60")
+
+
+def test_a_fault_of_a_protocol_is_no_row(tmp_path):
+    class Wrong:
+        def measure(self, bench):
+            yield {"x": 1 / 0}
+
+    with pytest.raises(ZeroDivisionError):
+        list(job._until_memory_ends(Wrong(), small_bench(tmp_path)))
+
+
 def test_another_choice_while_hydra_runs():
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra

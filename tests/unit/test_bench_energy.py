@@ -44,6 +44,27 @@ def test_power_above_the_limit_is_no_measurement():
     assert row["sequences_per_s"] == 10.0
 
 
+def test_the_cards_limit_is_not_that_of_card_and_host_together():
+    both = replace(spent(9_000.0), energy_source="nvml:0 + rapl:0 (RAPL counts the whole package, every process on it)")
+    row = energy_row(both, 30.0, 400.0)
+    assert row["mean_power_w"] == 450.0 and row["energy_j"] == 9_000.0
+    assert "power_limit_w" not in row
+
+
+def test_each_precision_is_computed_in_itself(bench, monkeypatch):
+    """Resolving a device sets how PyTorch multiplies, for the whole process: the last one would hold for all."""
+    resolved = []
+    at = type(bench).at
+    monkeypatch.setattr(type(bench), "at", lambda self, precision: resolved.append(precision) or at(self, precision))
+    computed = []
+    monkeypatch.setattr(
+        energy, "meter_passes", lambda place, *_, **__: computed.append((place.device.precision, resolved[-1])) or
+        PhaseCost(SPEED, {"energy_j": "no RAPL"}, "absent: no RAPL"),
+    )  # fmt: skip
+    list(replace(bench.parts["protocol"], sequences=2, precisions=("fp32", "bf16")).measure(bench))
+    assert computed == [("fp32", "fp32"), ("bf16", "bf16")]
+
+
 def test_without_a_counter_there_is_no_energy_and_a_reason():
     row = energy_row(PhaseCost(SPEED, {"energy_j": "no RAPL"}, "absent: no RAPL"), None, None)
     assert row == SPEED | {"note": "energy: absent: no RAPL"}

@@ -49,6 +49,23 @@ def answered(monkeypatch):
     return asked
 
 
+def test_what_building_held_is_not_the_cells(bench, monkeypatch):
+    import torch
+
+    made = type(bench).backbone
+
+    def wasteful(self, precision="fp32"):
+        held = torch.ones(50_000_000)  # 200 MB, for a moment
+        return made(self, precision) if held.numel() else None
+
+    monkeypatch.setattr(type(bench), "backbone", wasteful)
+    cell = {"tuning": "none", "precision": "fp32", "batch": 1, "length": 16, "limit_gb": None, "steps": 1}
+    row = measure_cell(bench, mode="inference", **cell)
+    if "peak_above_libraries_gb" not in row:
+        pytest.skip("this system does not tell a process's memory")
+    assert row["activations_gb"] < 0.1
+
+
 @settings(max_examples=50)
 @given(st.integers(0, 200), st.integers(1, 100))
 def test_largest_batch_is_the_largest_that_fits(most, limit):

@@ -17,7 +17,7 @@ CHECKOUT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("error", "code", "told"),
     [
-        (InputError("no such file: http://me:secret@host/x"), 2, "plmft: no such file: http://me:***@host/x\n"),
+        (InputError("no such file: http://me:secret@host/x"), 2, "plmft: no such file: http://***@host/x\n"),
         (RankFailed("rank 1 ended"), 1, "plmft: rank 1 ended\n"),
         (KeyboardInterrupt(), 130, "plmft: interrupted; all is kept.\n"),
         (Terminated(), 143, "plmft: interrupted; all is kept.\n"),
