@@ -5,7 +5,7 @@
 
 model   a run (its id, the beginning of it, or its name), models:/NAME/VERSION, or the folder of a tuned model
 input   FASTA, or CSV, TSV or Parquet with the columns id and sequence; packed by gzip, bzip2, xz or zstd or not; - is
-        standard input. Read as a stream: memory does not grow with it
+        standard input, the one pipe that is taken. Read as a stream: memory grows by 8 bytes an id
 output  .parquet, .csv, .csv.gz; .fasta, .fasta.gz (classes of residues); .npz (contacts); without a suffix: a folder of
         Parquet files, which shards share
 

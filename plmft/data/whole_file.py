@@ -1,4 +1,4 @@
-"""Write a small file, or a folder, at once or not at all, whoever else writes it at the same time."""
+"""Write a file, or a folder, at once or not at all, whoever else writes it at the same time."""
 
 import os
 import secrets
@@ -23,9 +23,21 @@ def check_free(option: str, path: str | Path) -> None:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Beside its place first, then moved there. Raises: OSError: no room, or no right; nothing is left then."""
+    with _whole(path) as part:
+        part.write_bytes(content)
+
+
+def copy_whole(source: Path, path: Path) -> None:
+    """The same with the content of another file, however large: it is not held. Raises: OSError."""
+    with _whole(path) as part:
+        shutil.copyfile(source, part)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
-        part.write_bytes(content)
+        yield part
         os.replace(part, path)
     except BaseException:
         with suppress(OSError):

@@ -2,7 +2,7 @@
 
 While it runs, and after it was killed, the parts of a file lie in OUTPUT.parts; an output without a suffix is a folder,
 whose parts stay as they are and which shards share. Rejected sequences are listed in OUTPUT.rejected.csv. Holds one
-part's vectors, and those that come again, however long the input is.
+part's vectors, those that come again, and 8 bytes an id, however long the input is.
 """
 
 import shutil

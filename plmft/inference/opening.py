@@ -69,7 +69,8 @@ def open_bytes(source: str, position: Position | None = None) -> tuple[IO[bytes]
     """The unpacked bytes from the start on, and the first few of them.
 
     Args: position: is told the file.
-    Raises: InputError: no such file, a folder, no right to read it, a damaged or empty file.
+    Raises: InputError: no such file, a folder, a pipe other than standard input, no right to read it, a damaged or
+        empty file.
     """
     packed = _opened(source)
     if position is not None:
@@ -115,6 +116,8 @@ def _opened(source: str) -> io.BufferedReader:
     if source == STDIN:
         return sys.stdin.buffer  # type: ignore[return-value]
     path = Path(source).expanduser()
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # to open it may wait
+        raise InputError(f"{source}: a pipe or a device, which can be read once. Give it as standard input: input=-.")
     try:
         return path.open("rb", buffering=BUFFER)
     except IsADirectoryError:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from plmft import InputError
-from plmft.data.whole_file import write_whole
+from plmft.data.whole_file import copy_whole, write_whole
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet pass over names that begin so
 LAYOUT = 1
@@ -108,7 +108,7 @@ class ChunkedOutput:
         """Move the list to its place; without rejected sequences there is none."""
         with self.told_if_full():
             if count:
-                write_whole(self.rejected(shard), self.rejected_draft(shard).read_bytes())
+                copy_whole(self.rejected_draft(shard), self.rejected(shard))
             else:
                 self.rejected(shard).unlink(missing_ok=True)
             self.rejected_draft(shard).unlink(missing_ok=True)

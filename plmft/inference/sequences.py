@@ -74,8 +74,9 @@ def read_sequences(
         columns: of a table; a FASTA has none.
         refuse: why a model can't take a sequence of known letters (see too_long), or None if it can.
         position: is kept at where the reader is in the file.
-    Raises: InputError: no such file, empty, damaged or cut short, no text, a column that is not there, a row of other
-        length than the header. What is wrong further down is told when the iterator gets there.
+    Raises: InputError: no such file, a pipe by its name, empty, damaged or cut short, no text, a column that is not
+        there, a row of other length than the header, FASTA where pairs are wanted. What is wrong further down is told
+        when the iterator gets there.
     """
     entries, seen = _entries(source, columns, position), Seen()
     first = next(entries)  # there is one, or an error
@@ -110,9 +111,19 @@ def _entries(source: str, columns: Columns, position: Position | None) -> Iterat
     if not line:
         raise InputError(f"{name}: nothing but empty lines. Give FASTA, CSV, TSV or Parquet.")
     if row.startswith(">"):
+        if columns.partner is not None:
+            raise _no_pairs(name, columns)
         yield from fasta_entries(name, line, row, lines)
     else:
         yield from table_entries(name, line, row, lines, columns)
+
+
+def _no_pairs(name: str, columns: Columns) -> InputError:
+    wanted = ", ".join(name for name in (columns.id, columns.sequence) if name is not None)
+    return InputError(
+        f"{name}: the model takes pairs, and FASTA holds none. Give CSV, TSV or Parquet with the columns {wanted} and "
+        f"{columns.partner}, or name others by columns.id, columns.sequence and columns.partner."
+    )
 
 
 def _checked(

@@ -21,11 +21,12 @@ def fasta_entries(name: str, line: int, header: str, lines: Iterator[tuple[int, 
             yield _entry(name, line, header, parts)
             header, line, parts, held = row, number, [], 0
         elif held <= LONGEST:
-            parts.append(row)
-            held += len(row)
+            residues = "".join(row.split())
+            parts.append(residues)
+            held += len(residues)
     yield _entry(name, line, header, parts)
 
 
 def _entry(name: str, line: int, header: str, parts: list[str]) -> Raw:
     words = header[1:].split(maxsplit=1)
-    return Raw(words[0] if words else None, "".join("".join(parts).split()), f"{name}, line {line}")
+    return Raw(words[0] if words else None, "".join(parts), f"{name}, line {line}")

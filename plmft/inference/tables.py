@@ -7,9 +7,10 @@ from typing import IO, Any
 from plmft import InputError
 from plmft.data.table_text import DELIMITERS, listed
 from plmft.inference.opening import DAMAGED
-from plmft.inference.sequences import Columns, Raw
+from plmft.inference.sequences import LONGEST, Columns, Raw
 
 ROWS = 1024  # of a Parquet file, held at once
+CELL = 16 * LONGEST  # characters: what is longer than a protein is rejected alone; a quote left open ends here
 
 
 def table_entries(
@@ -20,6 +21,7 @@ def table_entries(
     Args: name: of the source, for messages. line, header: the first line. lines: those that follow it.
     Raises: InputError: a column that is not there, a row of other length, no rows, a quote left open.
     """
+    csv.field_size_limit(max(CELL, csv.field_size_limit()))  # else 131,072, of the whole process
     delimiter = max(DELIMITERS, key=lambda d: (_score(_split(header, d), columns), header.count(d)))
     names = _split(header, delimiter)
     places = _places(name, names, columns, fasta="The text begins with no '>', so it is no FASTA either. ")
@@ -60,6 +62,8 @@ def parquet_entries(source: str, stream: IO[bytes], columns: Columns) -> Iterato
                 rows += 1
                 cells = [_text(row[c]) if c else None for c in (columns.id, columns.sequence, columns.partner)]
                 yield _raw(cells, rows, f"{source}, row {rows}")
+    except InputError:  # a ValueError, too
+        raise
     except DAMAGED as error:
         raise InputError(f"{source}: no readable Parquet ({str(error)[:200]}). Write it again.") from None
     if not rows:

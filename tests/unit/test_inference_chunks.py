@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -120,6 +121,20 @@ def test_shards_share_a_folder_and_cover_the_input_once(tmp_path):
     assert sorted(int(line.split()[1][1:]) for line in text.splitlines()) == [n for n in range(20) if n not in (2, 4)]
     listed = [(tmp_path / f"o.rejected.{i}of3.csv") for i in (1, 2, 3)]
     assert [file.exists() for file in listed] == [False, True, True]
+
+
+def test_a_long_list_of_rejected_ones_is_not_held(tmp_path):
+    output, text = ChunkedOutput(tmp_path / "o", IDENTITY), b"1,s1,line 1,wrong\n" * 500_000
+    output.begin(3, Shard())
+    output.rejected_draft(Shard()).write_bytes(text)
+    tracemalloc.start()
+    try:
+        output.keep_rejected(Shard(), 500_000)
+        assert tracemalloc.get_traced_memory()[1] < len(text) / 4
+    finally:
+        tracemalloc.stop()
+    assert output.rejected(Shard()).read_bytes() == text
+    assert not output.rejected_draft(Shard()).exists() and not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "-1/2", "1/0", ""])

@@ -4,9 +4,11 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import re
 import sys
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
@@ -92,6 +94,20 @@ def test_missing_files_and_folders_are_told_at_once(tmp_path):
         read_sequences(str(tmp_path))
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_a_pipe_is_refused_and_nothing_is_taken_from_it(tmp_path, named):
+    os.mkfifo(tmp_path / "fifo")
+    ends = [os.open(tmp_path / "fifo", os.O_RDWR)] if named else list(os.pipe())
+    try:
+        os.write(ends[-1], FASTA)
+        with pytest.raises(InputError, match=r"a pipe or a device, which can be read once.*input=-"):
+            read_sequences(str(tmp_path / "fifo") if named else f"/dev/fd/{ends[0]}")
+        assert os.read(ends[0], 100) == FASTA
+    finally:
+        for end in ends:
+            os.close(end)
+
+
 def test_what_is_wrong_with_one_sequence_is_rejected_with_its_place(tmp_path):
     file = tmp_path / "mixed.fa"
     file.write_bytes(
@@ -129,6 +145,20 @@ def test_a_genome_is_not_held(tmp_path):
     assert pairs(tmp_path / "x.fa") == [("p", "MK")]
 
 
+@pytest.mark.parametrize("newline", ["\n", " \r\n"])
+def test_line_ends_are_no_residues(tmp_path, newline):
+    wrapped = {f"s{n}": newline.join("A" * min(60, n - at) for at in range(0, n, 60)) for n in (LONGEST, LONGEST + 1)}
+    (tmp_path / "x.fa").write_text("".join(f">{name}\n{text}\n" for name, text in wrapped.items()))
+    assert [(name, len(text)) for name, text in pairs(tmp_path / "x.fa")] == [(f"s{LONGEST}", LONGEST)]
+    assert [number for number, *_ in rejected(tmp_path / "x.fa")] == [1]
+
+
+def test_a_cell_may_be_as_long_as_a_sequence(tmp_path):
+    (tmp_path / "x.csv").write_text(f"id,sequence\na,{'A' * LONGEST}\nb,{'A' * 3 * LONGEST}\nc,MK\n")
+    assert [(name, len(text)) for name, text in pairs(tmp_path / "x.csv")] == [("a", LONGEST), ("c", 2)]
+    assert rejected(tmp_path / "x.csv") == [(1, "b", f"more than {LONGEST:,} residues: no protein is that long")]
+
+
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_line_ends_and_byte_order_marks(tmp_path, newline, encoding):
@@ -156,6 +186,20 @@ def test_parquet_reads_columns_of_any_type_and_rejects_what_is_absent(tmp_path):
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(InputError, match="no readable Parquet"):
         list(read_sequences(str(file)))
+
+
+@pytest.mark.parametrize("absent", ["id", "sequence", "partner"])
+def test_parquet_without_a_column_is_told_so(tmp_path, absent):
+    given = {"id": ["a"], "sequence": ["MK"], "partner": ["AC"]}
+    pd.DataFrame(given).drop(columns=absent).to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=rf"^\S+x.parquet: there is no column '{absent}'.* Set columns.{absent}=NAME"):
+        read_sequences(str(tmp_path / "x.parquet"), columns=Columns(partner="partner"))
+
+
+def test_pairs_are_not_looked_for_in_fasta(tmp_path):
+    (tmp_path / "x.fa").write_bytes(FASTA)
+    with pytest.raises(InputError, match=r"x.fa: the model takes pairs.* the columns id, seq and other, or name"):
+        read_sequences(str(tmp_path / "x.fa"), columns=Columns("id", "seq", "other"))
 
 
 def test_partners_are_read_and_checked(tmp_path):
@@ -199,6 +243,19 @@ def test_seen_agrees_with_a_set(numbers):
             known.add(number)
     finally:
         seen_module.RECENT = recent
+
+
+def test_seen_moves_an_id_a_few_times_however_many_there_are(monkeypatch):
+    moved, concatenate = [], np.concatenate
+    monkeypatch.setattr(seen_module, "RECENT", 8)
+    monkeypatch.setattr(np, "concatenate", lambda arrays: moved.append(sum(map(len, arrays))) or concatenate(arrays))
+    seen, shares = Seen(), []
+    for number in range(1 << 14):
+        assert not seen.add(f"id{number}")
+        if number + 1 in (1 << 11, 1 << 14):
+            shares.append(sum(moved) / (number + 1))
+    assert shares[1] < 2 * shares[0]  # eight times as many
+    assert all(seen.add(f"id{number}") for number in range(1 << 14))
 
 
 @settings(max_examples=15, deadline=None)

@@ -186,6 +186,10 @@ def test_pairs_come_from_a_table(tmp_path, rng):
     found = pd.read_csv(tmp_path / "p.csv")
     assert found["id"].tolist() == ["x1", "x2", "x3", "x4"]
     assert found["prediction"].tolist() == load(model).predict([r[1] for r in rows[1:]], [r[2] for r in rows[1:]])
+    (tmp_path / "x.fa").write_text(">a\nMK\n")
+    with pytest.raises(InputError, match="the columns id, sequence and partner"):
+        run(model, tmp_path / "x.fa", tmp_path / "q.csv")
+    assert not list(tmp_path.glob("q.csv*"))
 
 
 @pytest.mark.parametrize("policy", ["crop", "window"])
