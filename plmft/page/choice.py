@@ -1,14 +1,16 @@
 """The guide's rule: which configuration of a contest to take within limits. The page's form follows the same rule.
 
-1. Those whose known cost is within the limits are allowed. 2. Of these the best on the test set is found. 3. Those that
-the test set cannot tell from it (two-sided p of at least 0.05 after Holm's correction) are as good. 4. The one of these
-that trains fastest is taken. Training times of another device than the best one's are not compared.
+1. Those whose known cost is within the limits are allowed; random weights only where nothing is pretrained. 2. Of these
+the best on the test set is found. 3. Those that the test set cannot tell from it (two-sided p of at least 0.05 after
+Holm's correction) are as good. 4. The one of these that trains fastest is taken. Training times of another device than
+the best one's are not compared.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from plmft.page.configurations import BY_KEY, Configuration, Contest
+from plmft.page.configurations import Configuration, Contest
+from plmft.page.costs import BY_KEY
 from plmft.page.significance import LEVEL, holm
 
 
@@ -17,7 +19,7 @@ class Limits:
     """What there is; None: not limited.
 
     Args: records: to train on. memory_gb: peak of the accelerator, or of the host where the run used none.
-        hours, usd: of training. device: as the run's tag names it.
+        hours, usd: of training. device: as plmft.page.runs names it.
     """
 
     records: int | None = None
@@ -38,8 +40,9 @@ class Choice:
 
 
 def allowed(contest: Contest, limits: Limits) -> Iterator[int]:
-    """Those within all limits; one whose cost was not measured is not."""
-    for number, one in enumerate(contest.configurations):
+    """Those within all limits, best first; one whose cost was not measured is not."""
+    for number in contest.contenders():
+        one = contest.configurations[number]
         train_s, usd = one.cost(BY_KEY["train_s"]), one.cost(BY_KEY["usd"])
         pairs = (
             (limits.records, one.records),
@@ -54,8 +57,12 @@ def allowed(contest: Contest, limits: Limits) -> Iterator[int]:
 
 def memory_of(one: Configuration) -> float | None:
     """Peak in GB: of the accelerator, or of the host where none was used."""
-    on_device = one.cost(BY_KEY["gpu_gb"])
-    return one.cost(BY_KEY["host_gb"]) if on_device is None else on_device
+    return one.cost(BY_KEY["gpu_gb" if on_accelerator(one) else "host_gb"])
+
+
+def on_accelerator(one: Configuration) -> bool:
+    """Whether its memory is an accelerator's, measured in all phases or not."""
+    return any("cost/peak_memory_gb" in run.costs for run in one.runs)
 
 
 def choose(contest: Contest, limits: Limits = Limits()) -> Choice | None:
@@ -63,8 +70,7 @@ def choose(contest: Contest, limits: Limits = Limits()) -> Choice | None:
     within = list(allowed(contest, limits))
     if not within:
         return None
-    best = next(number for number in contest.ordered() if number in within)
-    others = [number for number in within if number != best]
+    best, *others = within
     adjusted = holm([contest.p.get((best, number)) for number in others])
     p = {number: value for number, value in zip(others, adjusted, strict=True) if value is not None}
     as_good = tuple(number for number in others if p.get(number, 0.0) >= LEVEL)

@@ -31,10 +31,12 @@ TASKS = {  # the claims' task to ours; what is not here has no task of the same 
     "mlm_perplexity": "perplexity",
 }
 METRICS = {"q3": "accuracy"}  # the claims' metric to ours, where the name differs
+PHASES = ("inference", "training")
+TRAINS = ("training", "fine_tuned")  # modes of claims that a run of full tuning stands beside
 MODES = {"zero_shot": ("none",), "frozen": ("frozen",), "fine_tuned": ("full", "lora", "dora", "last_layers", "bias")}
 JOULES_IN_KWH = 3.6e6
+TUNED_ON = 50_000  # sequences, once: what the claims' hours are for
 UNITS = {"billion": 1e-9, "million": 1e-6}  # of parameters
-PHASES = ("inference", "training")
 PERCENT = 100.0
 
 
@@ -126,6 +128,13 @@ def _memory(row: Row) -> float | None:
     return value if isinstance(value, float) else None
 
 
+def hours_of_tuning(row: Row) -> float | None:
+    """On TUNED_ON sequences, once. The projection grows with both, but for a frozen backbone, which reads each once."""
+    hours, sequences, epochs = (row.get(name) for name in ("hours_projected", "for_sequences", "for_epochs"))
+    known = all(isinstance(value, float) and value > 0 for value in (hours, sequences, epochs))
+    return hours / sequences / epochs * TUNED_ON if known and row.get("tuning") != "frozen" else None
+
+
 def _rate(row: Row) -> float | None:
     time = _ms_per_sequence(row)
     return 1000 / time if time else None
@@ -142,7 +151,7 @@ QUANTITIES: dict[str, tuple[tuple[str, ...], Callable[[Row], float | None]]] = {
     "inference_s_per_seq": (INFERENCE, lambda row: (t := _ms_per_sequence(row)) and t / 1000),
     "train_tokens_per_s": (("training", "scaling"), _column("residues_per_s")),
     "train_steps_per_day": (("training",), _column("steps_per_day_projected", 1e-3)),
-    "finetune_hours": (("training",), _column("hours_projected")),
+    "finetune_hours": (("training",), hours_of_tuning),
     "loader_samples_per_s": (("loading",), _column("sequences_per_s")),
     "scaling_efficiency": (("scaling",), _column("efficiency", PERCENT)),
     "energy_kwh_per_1k": (("energy",), _column("energy_j_per_1k_sequences", 1 / JOULES_IN_KWH)),
@@ -180,7 +189,9 @@ def _accuracies(claim: Claim, runs: Sequence[Scored]) -> Iterator[Ours]:
             continue
         differs = ("a part of the records",) if run.subset else ()
         factor = PERCENT if claim.unit == "percent" else 1.0
-        yield Ours(value * factor, run.run_id, f"{run.tuning}, test n {run.metrics.get('data/test', 0):,.0f}", differs)
+        count = run.metrics.get("data/test")
+        conditions = run.tuning if count is None else f"{run.tuning}, test n {count:,.0f}"
+        yield Ours(value * factor, run.run_id, conditions, differs)
 
 
 def _costs(claim: Claim, benchmarks: Sequence[Benchmark]) -> Iterator[Ours]:
@@ -197,23 +208,23 @@ def _costs(claim: Claim, benchmarks: Sequence[Benchmark]) -> Iterator[Ours]:
 
 
 def _same_phase(claim: Claim, row: Row) -> bool:
-    """A row that says whether it trains is compared with claims of the same."""
+    """Inference beside inference; training beside training, of all weights."""
     mode = row.get("mode")
+    if claim.mode in TRAINS:
+        return mode != "inference" and row.get("tuning", "full") == "full"
     return mode not in PHASES or claim.mode not in PHASES or mode == claim.mode
 
 
 def conditions_of(row: Row) -> str:
     """The conditions of a row as text."""
-    sizes = [f"{word} {row[name]:g}" for name, word in (("batch", "batch"), ("length", "L")) if _is(row, name)]
+    words = (("devices", "devices"), ("batch", "batch"), ("length", "L"))
+    sizes = [f"{word} {row[name]:g}" for name, word in words if _is(row, name)]
     return ", ".join([*(str(row[n]) for n in ("device",) if row.get(n)), *sizes, *_texts(row)])
 
 
 def _texts(row: Row) -> list[str]:
-    return [
-        str(row[name])
-        for name in ("precision", "implementation", "mode", "stage", "loader", "variant", "rung")
-        if row.get(name)
-    ]
+    names = ("precision", "implementation", "mode", "tuning", "stage", "loader", "variant", "rung")
+    return [str(row[name]) for name in names if row.get(name) not in (None, "", "none")]
 
 
 def _is(row: Row, name: str) -> bool:
@@ -227,7 +238,7 @@ def _differs(claim: Claim, row: Row) -> Iterator[str]:
             yield "no checkpoint was read: sizes as its card has them"
         return
     if claim.metric in PROJECTED:
-        yield "ours is projected from the step time"
+        yield "ours is projected from the step time" + (", for one epoch" if claim.metric == "finetune_hours" else "")
     if "peak_above_libraries_gb" in row and "peak_memory_gb" not in row and claim.metric == "peak_memory_gb":
         yield "host memory, not an accelerator's"
     elif not claim.hardware:

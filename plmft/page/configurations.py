@@ -6,13 +6,14 @@ predictions are kept, else by their number. Within it each is compared with each
 
 import hashlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from plmft.metrics.evaluate import LOWER_IS_BETTER
+from plmft.page.costs import Cost
 from plmft.page.evaluations import as_trained
 from plmft.page.runs import Scored
 from plmft.page.significance import (
@@ -69,49 +70,10 @@ class Configuration:
         count = self.first.metrics.get("data/train")
         return None if count is None else int(count)
 
-    def cost(self, axis: "Cost") -> float | None:
+    def cost(self, axis: Cost) -> float | None:
         """Mean over the runs that measured it; None where none did."""
         found = [value for run in self.runs if (value := axis.read(run)) is not None]
         return statistics.fmean(found) if found else None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """One axis of cost. read: its value of a run, None where it was not measured. more_is_better: of a rate."""
-
-    key: str
-    label: str
-    unit: str
-    read: Callable[[Scored], float | None]
-    more_is_better: bool = False
-
-
-def _training_time(run: Scored) -> float | None:
-    """Of both phases; 0 where nothing was trained; None of an evaluation of a model whose training isn't known."""
-    if run.kind != "training" and run.trained is None:
-        return None
-    if not run.metrics.get("data/train"):
-        return 0.0
-    fit, embed = run.costs.get("cost/wall_time_s"), run.costs.get("cost/embed/wall_time_s")
-    return fit if embed is None or fit is None else fit + embed
-
-
-def _named(name: str, of: str = "costs") -> Callable[[Scored], float | None]:
-    return lambda run: getattr(run, of).get(name)
-
-
-COSTS = (
-    Cost("train_s", "training time", "s", _training_time),
-    Cost("step_ms", "step time p50", "ms", _named("cost/step_time_ms_p50")),
-    Cost("gpu_gb", "peak memory, accelerator", "GB", _named("cost/peak_memory_gb")),
-    Cost("host_gb", "peak memory, host", "GB", _named("cost/peak_host_memory_gb")),
-    Cost("energy_j", "energy of training", "J", _named("cost/energy_j")),
-    Cost("usd", "price of training", "USD", _named("cost/usd")),
-    Cost("score_s", "scoring of the test set", "s", _named("cost/test/wall_time_s")),
-    Cost("trainable", "trained parameters", "", _named("model/parameters_trainable", "metrics")),
-    Cost("train_n", "training records", "", _named("data/train", "metrics")),
-)
-BY_KEY = {cost.key: cost for cost in COSTS}
 
 
 @dataclass
@@ -147,6 +109,12 @@ class Contest:
         """Numbers of configurations, best first."""
         sign = 1 if self.lower_is_better else -1
         return sorted(range(len(self.configurations)), key=lambda i: sign * self.configurations[i].value)
+
+    def contenders(self) -> list[int]:
+        """Those that fronts and choices are made of, best first: no random weights where pretrained ones are there."""
+        firsts = [one.first for one in self.configurations]
+        pretrained = any(run.is_backbone and not run.is_random for run in firsts)
+        return [number for number in self.ordered() if not (pretrained and firsts[number].is_random_backbone)]
 
 
 def contests(runs: Sequence[Scored], predictions: Mapping[str, Path]) -> list[Contest]:
@@ -207,15 +175,21 @@ def _names(groups: Sequence[Sequence[Scored]]) -> list[str]:
 
 
 def _plain_name(run: Scored) -> str:
+    """Random weights are said wherever a model's name stands for its quality."""
     other = run.trained is not None and run.trained.task != run.task
-    return f"{run.model} {run.tuning}".strip() + (f", tuned on {run.trained.task}" if other else "")
+    parts = (
+        f"{run.model} {run.tuning}".strip(),
+        "random weights" if run.is_random_backbone else "",
+        f"tuned on {run.trained.task}" if other else "",
+    )
+    return ", ".join(filter(None, parts))
 
 
 def _differing(run: Scored, alike: Sequence[Scored]) -> list[str]:
     """Texts of what tells a run from those of the same model and tuning."""
+    records = run.metrics.get("data/train")
     words = {
-        "records": f"{run.metrics.get('data/train', 0):,.0f} records",
-        "weights": "random weights" if run.is_random else "pretrained",
+        "records": "" if records is None else f"{records:,.0f} records",
         "kind": run.kind,
         "device": run.device,
         "precision": run.precision,
@@ -223,14 +197,12 @@ def _differing(run: Scored, alike: Sequence[Scored]) -> list[str]:
     found = {name: {_word(other, name) for other in alike} for name in words}
     own, known = dict(run.settings), [dict(other.settings) for other in alike]
     keys = [key for key in own if len({settings.get(key) for settings in known}) > 1 and not key.startswith("limit.")]
-    shown = [text for name, text in words.items() if len(found[name]) > 1]
+    shown = [text for name, text in words.items() if text and len(found[name]) > 1]
     return [*shown, *(f"{key}={own[key]}" for key in keys[:SETTINGS])]
 
 
 def _word(run: Scored, name: str) -> object:
-    if name == "records":
-        return run.metrics.get("data/train")
-    return run.is_random if name == "weights" else getattr(run, name)
+    return run.metrics.get("data/train") if name == "records" else getattr(run, name)
 
 
 def _compare(contest: Contest, tables: Mapping[str, object]) -> None:

@@ -7,8 +7,10 @@ that, or the evidence alone, ends the matter. `select` names cells that must be 
     runs task=fluorescence model=protbert tuning=frozen,full whole pretrained show=spearman
 
 Of values parted by `,` each is needed, of those parted by `/` any will do; `*` stands for any text. Rows on another
-device than `device` narrow a dispute and do not settle it. Speed and memory do not hang on the weights' values, so rows
-on random weights count; accuracies of pretrained models need `pretrained`, all records need `whole`.
+device than `device` narrow a dispute and do not settle it. Which of two is faster or larger is told by rows that agree
+in all that `same` names, as same=device,threads,precision; what neither has counts as agreed. Speed and memory do not
+hang on the weights' values, so rows on random weights count; accuracies of pretrained models need `pretrained`, all
+records need `whole`.
 """
 
 import csv
@@ -47,11 +49,15 @@ class Dispute:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell that runs have filled, as text. elsewhere: on another device than the one in dispute."""
+    """A cell that runs have filled, as text.
+
+    Args: elsewhere: on another device than the one in dispute. alike: its values of what must be the same in all cells.
+    """
 
     text: str
     run: str
     elsewhere: bool = False
+    alike: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,13 @@ def _verdict(dispute: Dispute, found: Found) -> Verdict:
     sentences = tuple(computed(dispute.check))
     measured, missing = [], []
     for selector in filter(None, (part.strip() for part in dispute.select.split(" ; "))):
-        for cell in cells(selector):
-            filled = _filled(cell, found)
-            measured += [filled] if filled else []
-            missing += [] if filled else [cell.text]
+        wanted = list(cells(selector))
+        options = [list(_of_runs(cell, found) if cell.kind == "runs" else _of_rows(cell, found)) for cell in wanted]
+        filled = [_chosen(cell, fitting) for cell, fitting in zip(wanted, _together(options), strict=True)]
+        measured += [one for one in filled if one]
+        absent = [cell.text for cell, one in zip(wanted, filled, strict=True) if not one]
+        alike = f" (in rows of equal {', '.join(wanted[0].same)})" if wanted[0].same else ""
+        missing += [*absent[:-1], *(text + alike for text in absent[-1:])]
     here = bool(measured) and not missing and not any(one.elsewhere for one in measured)
     if dispute.check_settles or here:
         state = SETTLED
@@ -103,25 +112,29 @@ def _rules_out(dispute: Dispute, sentences: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination that must be measured. wanted: name to the values of which any will do."""
+    """One combination that must be measured.
+
+    Args: wanted: name to the values of which any will do. same: what must agree with the selector's other cells.
+    """
 
     kind: str
     wanted: tuple[tuple[str, tuple[str, ...]], ...]
     flags: frozenset[str]
     device: str
     show: str
+    same: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
         """What is missing, in words."""
-        sizes = {"batch": "batch ", "length": "L "}
+        sizes = {"batch": "batch ", "length": "L ", "devices": "devices "}
         words = [
             sizes.get(name, "") + " or ".join(value.strip("*") for value in values)
             for name, values in self.wanted
             if name != "protocol"
         ]
-        text = " ".join([*words, f"on {self.device}" if self.device else ""]).strip()
-        return text or dict(self.wanted)["protocol"][0]
+        words += [f"on {self.device}"] if self.device else []
+        return " ".join(words) or dict(self.wanted)["protocol"][0]
 
 
 def cells(selector: str) -> Iterator[Cell]:
@@ -130,13 +143,27 @@ def cells(selector: str) -> Iterator[Cell]:
     pairs = [word.partition("=") for word in words if "=" in word]
     options = {name: [tuple(one.split("/")) for one in values.split(",")] for name, _, values in pairs}
     device, show = (options.pop(name, [("",)])[0][0] for name in ("device", "show"))
+    same = tuple(name for (name,) in options.pop("same", []))
     flags = frozenset(word for word in words if "=" not in word)
     for combination in itertools.product(*options.values()):
-        yield Cell(kind, tuple(zip(options, combination, strict=True)), flags, device, show)
+        yield Cell(kind, tuple(zip(options, combination, strict=True)), flags, device, show, same)
 
 
-def _filled(cell: Cell, found: Found) -> Measured | None:
-    options = list(_of_runs(cell, found) if cell.kind == "runs" else _of_rows(cell, found))
+Option = tuple[float, Measured]
+
+
+def _together(options: Sequence[Sequence[Option]]) -> list[list[Option]]:
+    """Of each cell those that are alike: of the kind that fills most cells, on the device in dispute if it can be."""
+    kinds = dict.fromkeys(one.alike for fitting in options for _, one in reversed(fitting))  # the newest first
+    sorted_out = [[[pair for pair in fitting if pair[1].alike == kind] for fitting in options] for kind in kinds]
+
+    def worth(kept: list[list[Option]]) -> tuple[int, bool]:
+        return sum(map(bool, kept)), any(not one.elsewhere for fitting in kept for _, one in fitting)
+
+    return max(sorted_out, key=worth, default=[[] for _ in options])
+
+
+def _chosen(cell: Cell, options: Sequence[Option]) -> Measured | None:
     if not options:
         return None
     here = [pair for pair in options if not pair[1].elsewhere] or options
@@ -144,7 +171,7 @@ def _filled(cell: Cell, found: Found) -> Measured | None:
     return max(here, key=lambda pair: pair[0] if highest else -pair[0])[1]
 
 
-def _of_runs(cell: Cell, found: Found) -> Iterator[tuple[float, Measured]]:
+def _of_runs(cell: Cell, found: Found) -> Iterator[Option]:
     for run in found.scored:
         value = run.metrics.get(f"test/{cell.show}")
         fits = all(any(fnmatchcase(getattr(run, name), v) for v in values) for name, values in cell.wanted)
@@ -153,7 +180,7 @@ def _of_runs(cell: Cell, found: Found) -> Iterator[tuple[float, Measured]]:
             yield value, Measured(f"{run.model} {run.tuning}, {run.task}: {cell.show} {score(value)}", run.run_id)
 
 
-def _of_rows(cell: Cell, found: Found) -> Iterator[tuple[float, Measured]]:
+def _of_rows(cell: Cell, found: Found) -> Iterator[Option]:
     read = QUANTITIES[cell.show][1] if cell.show in QUANTITIES else lambda row: row.get(cell.show)
     for run in found.benchmarks:
         for row in run.rows:
@@ -164,7 +191,8 @@ def _of_rows(cell: Cell, found: Found) -> Iterator[tuple[float, Measured]]:
             elsewhere = bool(cell.device) and cell.device.lower() not in str(known["device"]).lower()
             said = value if isinstance(value, str) else figure(value)
             text = f"{known['model']}, {conditions_of(known)}: {cell.show.replace('_', ' ')} {said}"
-            yield (value if isinstance(value, float) else 0.0), Measured(text, run.run_id, elsewhere)
+            alike = tuple(str(known.get(name, "")) for name in cell.same)
+            yield (value if isinstance(value, float) else 0.0), Measured(text, run.run_id, elsewhere, alike)
 
 
 def _is(value: object, wanted: Sequence[str]) -> bool:

@@ -14,7 +14,7 @@ A review of protein language models prints 55 tables whose figures contradict on
 (C01 to C65; the figures are in `plmft/page/claims.csv`, one a line, named by their table, as t07). This page says for
 each what arithmetic and published facts already settle, and which command measures the rest. `python -m plmft.report`
 judges all of them again with your own runs: **settled**, **narrowed** (some of the figures are ruled out, or were
-measured on other hardware than the one in dispute) or **open**.
+measured on other hardware than the one in dispute, or not all under the same conditions) or **open**.
 
 Speed and memory do not hang on the values of weights, so `model.init=random` is enough for those disputes; accuracy
 needs the published weights (docs/access.md). Disputes that name a card are settled on that card alone. The rules stand

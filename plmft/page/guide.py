@@ -7,13 +7,14 @@ them. What to take is the rule in plmft.page.choice.
 from collections.abc import Iterator
 
 from plmft.page.blocks import Sentence
-from plmft.page.choice import Choice, Limits, choose, memory_of
-from plmft.page.configurations import BY_KEY, Configuration, Contest
+from plmft.page.choice import Choice, Limits, choose, memory_of, on_accelerator
+from plmft.page.configurations import Configuration, Contest
+from plmft.page.costs import BY_KEY, reads_cache
 from plmft.page.figures import duration, figure, interval, memory, probability, score
+from plmft.page.runs import UNTRAINED
 from plmft.page.significance import LEVEL
 
 TUNINGS = ("frozen", "lora", "full")
-UNTRAINED = ("onehot", "majority")  # models that no one pretrains
 SEEDS = 3  # a standard deviation of fewer says little
 LEAST_STEP = 1.25  # a cheaper rung of the ladder costs at most 1 / 1.25 of the one above it
 
@@ -41,16 +42,11 @@ def price(one: Configuration) -> str:
     if seconds is not None:
         parts.append("no training" if seconds == 0 else f"{duration(seconds)} of training")
     if gigabytes is not None:
-        where = "host memory" if one.cost(BY_KEY["gpu_gb"]) is None else "accelerator memory"
+        where = "accelerator memory" if on_accelerator(one) else "host memory"
         parts.append(f"{memory(gigabytes)} of {where}")
     if usd is not None:
         parts.append(f"{figure(usd)} USD")
     return ", ".join(parts) + f" on {one.first.device}" if parts else "cost not measured"
-
-
-def weights_of(one: Configuration) -> str:
-    """Said wherever a model's name stands for its quality."""
-    return ", random weights" if one.first.is_random and not one.name.startswith(UNTRAINED) else ""
 
 
 def _answer(contest: Contest, choice: Choice) -> Iterator[Sentence]:
@@ -58,7 +54,7 @@ def _answer(contest: Contest, choice: Choice) -> Iterator[Sentence]:
     take, best = sets[choice.take], sets[choice.best]
     sizes = {one.records for one in sets}
     records = f", trained on {take.records:,} records" if len(sizes) > 1 and take.records else ""
-    said = f"Take {take.name}{weights_of(take)}{records}: {contest.primary} {described(take)}; {price(take)}."
+    said = f"Take {take.name}{records}: {contest.primary} {described(take)}; {price(take)}."
     yield Sentence(said, take.ids, tone="answer")
     if choice.take != choice.best:
         p = choice.p[choice.take]
@@ -89,7 +85,7 @@ def _worse(contest: Contest, choice: Choice) -> Iterator[Sentence]:
         ends = sorted(abs(end) for end in gap)
         size += f" (95 % of the paired difference: {score(ends[0])} to {score(ends[1])})"
     subject = "It" if choice.take == choice.best else best.name
-    yield Sentence(f"{subject} beats {other.name}{weights_of(other)} {size}.", (*best.ids, *other.ids))
+    yield Sentence(f"{subject} beats {other.name} {size}.", (*best.ids, *other.ids))
 
 
 def _baseline(contest: Contest, best: Configuration) -> Iterator[Sentence]:
@@ -113,27 +109,34 @@ def _data(contest: Contest) -> Iterator[Sentence]:
 def _within(contest: Contest, choice: Choice, limit: str) -> Sentence:
     """What to take within a limit, and the best there where that is another one."""
     take, best = contest.configurations[choice.take], contest.configurations[choice.best]
-    text = f"{limit}: {take.name}{weights_of(take)}, {described(take)}"
+    text = f"{limit}: {take.name}, {described(take)}"
     if choice.take == choice.best:
         return Sentence(f"{text}.", take.ids)
     return Sentence(f"{text}; not told from {best.name}, {score(best.value)}.", (*take.ids, *best.ids))
 
 
 def _ladder(contest: Contest, choice: Choice) -> Iterator[Sentence]:
-    """What to take with less memory, and with less time, than the choice needs."""
+    """What to take on the choice's device with less memory, and with less time, than the choice needs."""
     take = contest.configurations[choice.take]
+    device, sets = take.first.device, [contest.configurations[number] for number in contest.contenders()]
+    where = f" on {device}" if len(contest.devices) > 1 else ""
     for name, read, limit, words in (
-        ("memory", memory_of, lambda v: Limits(memory_gb=v), memory),
-        ("training", lambda one: one.cost(BY_KEY["train_s"]), lambda v: Limits(hours=v / 3600), duration),
+        ("memory", memory_of, lambda v: Limits(memory_gb=v, device=device), memory),
+        ("training", _training_s, lambda v: Limits(hours=v / 3600, device=device), duration),
     ):
         spent = read(take)
         while spent:
-            below = [v for one in contest.configurations if (v := read(one)) is not None and v * LEAST_STEP <= spent]
+            known = [value for one in sets if one.first.device == device and (value := read(one)) is not None]
+            below = [value for value in known if value * LEAST_STEP <= spent]
             if not below or (next_choice := choose(contest, limit(max(below)))) is None:
                 break
             one = contest.configurations[next_choice.take]
             spent = min(read(one) or 0, max(below))
-            yield _within(contest, next_choice, f"With at most {words(max(below))} of {name}")
+            yield _within(contest, next_choice, f"With at most {words(max(below))} of {name}{where}")
+
+
+def _training_s(one: Configuration) -> float | None:
+    return one.cost(BY_KEY["train_s"])
 
 
 def _gaps(contest: Contest, choice: Choice) -> Iterator[Sentence]:
@@ -143,13 +146,7 @@ def _gaps(contest: Contest, choice: Choice) -> Iterator[Sentence]:
     base = f"python -m plmft.train --from-run {run.parent or run.run_id}"
     if contest.synthetic:
         yield Sentence("The records are generated: nothing here carries over to proteins.", tone="gap")
-    networks = [one for one in contest.configurations if not one.name.startswith(UNTRAINED)]
-    if networks and all(one.first.is_random for one in networks):
-        said = (
-            "Pretraining: every protein language model here began from random weights. Their costs hold, their "
-            "accuracy says nothing of the published weights."
-        )
-        yield Sentence(said, tuple(run_id for one in networks for run_id in one.ids), tone="gap")
+    yield from _pretraining(contest)
     if run.kind == "training":
         yield from _not_run(contest, take, base)
     if len({one.records for one in contest.configurations if one.records}) > 1:
@@ -157,6 +154,20 @@ def _gaps(contest: Contest, choice: Choice) -> Iterator[Sentence]:
     if any(one.first.subset for one in contest.configurations):
         yield Sentence("All of the data: some runs took a part of the records (limit.*).", tone="gap")
     yield from _unmeasured(contest, take, base)
+
+
+def _pretraining(contest: Contest) -> Iterator[Sentence]:
+    """Of random weights, whatever stands beside them."""
+    untrained = [one for one in contest.configurations if one.first.is_random_backbone]
+    if untrained:
+        every = len(contest.contenders()) == len(contest.configurations)
+        which = "every protein language model here" if every else ", ".join(one.name for one in untrained)
+        left = "" if every else " They are in no front and no choice, since pretrained ones are here."
+        said = (
+            f"Pretraining: {which} began from random weights. Their costs hold, their accuracy says nothing of the "
+            f"published weights.{left}"
+        )
+        yield Sentence(said, tuple(run_id for one in untrained for run_id in one.ids), tone="gap")
 
 
 def _not_run(contest: Contest, take: Configuration, base: str) -> Iterator[Sentence]:
@@ -176,10 +187,14 @@ def _not_run(contest: Contest, take: Configuration, base: str) -> Iterator[Sente
 
 
 def _unmeasured(contest: Contest, take: Configuration, base: str) -> Iterator[Sentence]:
-    if take.cost(BY_KEY["energy_j"]) is None:
-        why = take.first.energy_source.removeprefix("absent: ") or "not measured"
+    if all(map(reads_cache, take.runs)):
+        told = "Cost of training: these runs read embeddings that an earlier run had computed."
+        yield Sentence(told, take.ids, tone="gap")
+    elif take.cost(BY_KEY["energy_j"]) is None:
+        known = any("cost/energy_j" in run.costs for run in take.runs)
+        why = "not in all phases" if known else take.first.energy_source.removeprefix("absent: ") or "not measured"
         yield Sentence(f"Energy: absent ({why}).", take.ids, tone="gap")
-    if take.cost(BY_KEY["usd"]) is None:
+    if not any("cost/usd" in run.costs for run in take.runs):
         yield Sentence("Money: no price per hour is set.", take.ids, f"{base} hardware.usd_per_hour=PRICE", "gap")
     if len(contest.devices) == 1:
         yield Sentence(f"Other hardware: all of these ran on {contest.devices[0]}.", tone="gap")

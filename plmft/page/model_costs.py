@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from plmft.page.blocks import Cell, Table
-from plmft.page.claims import INFERENCE, QUANTITIES
+from plmft.page.claims import INFERENCE, QUANTITIES, TUNED_ON, hours_of_tuning
 from plmft.page.figures import figure, memory
 from plmft.page.runs import Benchmark, Row
 
@@ -65,8 +65,8 @@ COLUMNS = (
         "memory, training", ("memory",), MEMORY, _mode("training"), memory, ("length", "batch", "precision", "tuning")
     ),
     Column(
-        "fine-tuning, projected", ("training",), _float("hours_projected"), _every, _per_hour,
-        ("tuning", "length", "for_sequences"),
+        f"full fine-tuning on {TUNED_ON:,}, projected", ("training",), hours_of_tuning,
+        lambda row: row.get("tuning") == "full", _per_hour, ("length", "batch", "precision"),
     ),
     Column(
         "energy of 1,000", ("energy",), _float("energy_j_per_1k_sequences"), _every, lambda j: f"{figure(j)} J",
@@ -109,10 +109,8 @@ def _cell(column: Column, rows: Sequence[tuple[Benchmark, Row]]) -> Cell:
     if not found:
         return Cell("–")
     value, row, run = (max if column.highest else min)(at or found, key=lambda one: one[0])
-    sizes = {"length": "L ", "batch": "batch ", "for_sequences": ""}
-    parts = [
-        f"{sizes.get(n, '')}{_text(row[n])}{' seq' if n == 'for_sequences' else ''}" for n in column.told if row.get(n)
-    ]
+    sizes = {"length": "L ", "batch": "batch "}
+    parts = [f"{sizes.get(n, '')}{_text(row[n])}" for n in column.told if row.get(n)]
     return Cell(column.written(value) + (f" ({', '.join(parts)})" if parts else ""), (run.run_id,), order=value)
 
 

@@ -1,6 +1,7 @@
 """The sections about benchmarks, disputes, claims, and the list of runs that everything links to."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from plmft.page.blocks import Cell, Picture, Section, Sentence, Table
@@ -13,6 +14,27 @@ from plmft.page.task_sections import claims_table
 FEW = 6  # rows of a table that need not be opened
 WORDS = {SETTLED: "settled", NARROWED: "narrowed", OPEN: "open"}
 MEASURED_SHOWN = 6
+SIZES = {"length": "length ", "batch": "batch ", "tokens_per_batch": "tokens a pass ", "sequences": "sequences "}
+
+
+@dataclass(frozen=True)
+class Race:
+    """Which rows of a protocol compare. alike: what they share. size: of which the largest is told."""
+
+    figure: str
+    unit: str
+    alike: tuple[str, ...]
+    size: str
+    highest: bool = False
+
+
+RACES = {
+    "latency": Race("step_time_ms_p50", "ms", ("model", "device", "threads", "batch"), "length"),
+    "throughput": Race(
+        "residues_per_s", "residues/s", ("model", "device", "threads", "precision", "material", "sequences"),
+        "tokens_per_batch", highest=True,
+    ),
+}  # fmt: skip
 
 
 def benchmark_sections(benchmarks: Sequence[Benchmark]) -> Iterator[Section]:
@@ -20,7 +42,7 @@ def benchmark_sections(benchmarks: Sequence[Benchmark]) -> Iterator[Section]:
     for protocol in sorted({run.protocol for run in benchmarks}):
         runs = [run for run in benchmarks if run.protocol == protocol]
         section = Section(f"protocol-{protocol}", protocol, level=3)
-        section.blocks += list(_fastest(runs))
+        section.blocks += list(_fastest(RACES[protocol], runs)) if protocol in RACES else []
         for run in runs:
             if run.rows:
                 section.blocks += list(_rows(run))
@@ -29,30 +51,30 @@ def benchmark_sections(benchmarks: Sequence[Benchmark]) -> Iterator[Section]:
         yield section
 
 
-def _fastest(runs: Sequence[Benchmark]) -> Iterator[Sentence]:
-    """Of rows that differ in how they compute alone: the fastest beside the slowest."""
+def _fastest(race: Race, runs: Sequence[Benchmark]) -> Iterator[Sentence]:
+    """Of rows that differ in how they compute alone, at the largest size: the fastest beside the slowest."""
     groups: dict[tuple, list[tuple[float, Row, str]]] = {}
     for run in runs:
-        for row in run.rows:
-            time = row.get("step_time_ms_p50")
-            if isinstance(time, float) and run.protocol in ("latency", "throughput"):
-                where = tuple(str(row.get(name, "")) for name in ("model", "device", "batch", "length"))
-                groups.setdefault(where, []).append((time, row, run.run_id))
-    longest: dict[tuple, tuple] = {}
-    for where in groups:
-        model, device, batch, length = where
-        held = longest.get((model, device, batch))
-        if held is None or _number(length) > _number(held[3]):
-            longest[model, device, batch] = where
-    for where in longest.values():
-        rows = sorted(groups[where], key=lambda one: one[0])
+        for row in ({"model": run.model, "device": run.device, **row} for row in run.rows):
+            if isinstance(value := row.get(race.figure), float) and value > 0:
+                groups.setdefault(tuple(map(row.get, race.alike)), []).append((value, row, run.run_id))
+    for found in groups.values():
+        largest = max(_number(row.get(race.size)) for _, row, _ in found)
+        rows = [one for one in found if _number(one[1].get(race.size)) == largest]
         if len(rows) > 1:
-            (fast, row, first), (slow, other, last) = rows[0], rows[-1]
-            yield Sentence(
-                f"{where[0]} on {where[1]}, batch {_number(where[2]):g}, length {_number(where[3]):g}: {_way(row)} is "
-                f"fastest with {figure(fast)} ms, {_way(other)} slowest with {figure(slow)} ms ({slow / fast:.1f}x).",
-                tuple(dict.fromkeys((first, last))),
-            )
+            yield _extremes(race, sorted(rows, key=lambda one: one[0], reverse=race.highest))
+
+
+def _extremes(race: Race, rows: Sequence[tuple[float, Row, str]]) -> Sentence:
+    """Args: rows: the fastest first."""
+    (fast, row, first), (slow, other, last) = rows[0], rows[-1]
+    told = (*(name for name in race.alike if name in ("batch", "material", "sequences")), race.size)
+    sizes = "".join(f", {SIZES.get(name, '')}{_cell(row[name]).text}" for name in told if name in row)
+    return Sentence(
+        f"{row['model']} on {row['device']}{sizes}: {_way(row)} is fastest with {figure(fast)} {race.unit}, "
+        f"{_way(other)} slowest with {figure(slow)} {race.unit} ({max(fast, slow) / min(fast, slow):.1f}x).",
+        tuple(dict.fromkeys((first, last))),
+    )
 
 
 def _way(row: Row) -> str:
@@ -99,7 +121,8 @@ def dispute_section(verdicts: Sequence[Verdict]) -> Section:
     section.blocks.append(Sentence(
         f"A review of the field contradicts itself or known facts in {len(verdicts)} places. {counts[SETTLED]} are "
         f"settled, {counts[NARROWED]} narrowed (some of the figures are ruled out, or were measured on other "
-        f"hardware), {counts[OPEN]} open. Each has a command that measures what is missing."
+        f"hardware, or not all under the same conditions), {counts[OPEN]} open. Each has a command that measures what "
+        f"is missing."
     ))  # fmt: skip
     for group in dict.fromkeys(one.dispute.group for one in verdicts):
         of_group = [one for one in verdicts if one.dispute.group == group]

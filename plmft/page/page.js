@@ -95,12 +95,15 @@ for (const form of document.querySelectorAll(".chooser")) {
     const choice = choose(contest, limits);
     if (!choice) return make("p", "No run fits these limits, or what they limit was not measured.", output, "warning");
     const {take, best, asGood} = choice, point = contest.points[take];
-    const said = make("p", `Take ${point.said}: ${contest.metric} ${point.score}; ${point.price}.`, output, "answer");
+    const said = make("p", `Take ${point.name}: ${contest.metric} ${point.score}; ${point.price}.`, output, "answer");
     chips(point.runs, said);
     const same = [best, ...asGood].filter(i => i !== take).map(i => contest.points[i]);
     if (same.length) {
       const names = same.map(other => `${other.name} (${other.value.toFixed(3)})`).join(", ");
-      const not = make("p", `The test set cannot tell it from ${names}; it trains fastest of these.`, output);
+      const here = same.filter(other => other.device === point.device).length;
+      const which = here === same.length ? "these" : `those on ${point.device}`;
+      const fastest = here && point.costs.train_s !== undefined ? `; it trains fastest of ${which}` : "";
+      const not = make("p", `The test set cannot tell it from ${names}${fastest}.`, output);
       chips(same.flatMap(other => other.runs), not);
     }
     if (point.random) make("p", "Random weights: the cost holds, the accuracy says nothing of pretrained ones.", output, "gap");
@@ -133,11 +136,11 @@ const draw = figure => {
   const models = [...new Set(data.points.map(point => point.model))];
   const positive = data.points.every(point => at(point) === undefined || at(point) > 0);
   logBox.disabled = !positive;
-  const log = logBox.checked && positive, onFront = new Set(data.fronts[axis.key]);
+  const log = logBox.checked && positive, onFront = new Set(data.fronts[axis.key].flat());
   const groups = new Map();
   data.points.forEach((point, i) => {
     if (at(point) === undefined) return;
-    const name = `${point.model} ${point.tuning}`.trim();
+    const name = `${point.model} ${point.tuning}`.trim() + (point.random ? ", random weights" : "");
     groups.set(name, [...(groups.get(name) ?? []), i]);
   });
   const labelled = !narrow.matches && data.points.length <= 8, scale = log ? Math.log : value => value;
@@ -155,14 +158,14 @@ const draw = figure => {
         array: points.map(point => point.high === null ? 0 : point.high - point.value),
         arrayminus: points.map(point => point.low === null ? 0 : point.value - point.low)},
       text: points.map(point => ` ${point.name} `), textposition: points.map(side), textfont: {size: 12, color: css("--muted")},
-      hovertext: points.map(point => `<b>${point.name}</b>${point.random ? " (random weights)" : ""}<br>${data.metric} `
+      hovertext: points.map(point => `<b>${point.name}</b><br>${data.metric} `
         + `${point.score}<br>${axis.label} ${short(at(point))}${unit}<br>${point.price}`),
       hovertemplate: "%{hovertext}<extra></extra>", customdata: points.map(point => point.runs[0]),
     };
   });
-  const line = data.fronts[axis.key].map(i => data.points[i]);
-  traces.unshift({type: "scatter", mode: "lines", x: line.map(at), y: line.map(point => point.value), hoverinfo: "skip",
-    showlegend: false, line: {shape: "hv", width: 1.5, dash: "dot", color: css("--muted")}});
+  const lines = data.fronts[axis.key].map(front => front.map(i => data.points[i]));  // one a device
+  traces.unshift(...lines.map(line => ({type: "scatter", mode: "lines", x: line.map(at), y: line.map(point => point.value),
+    hoverinfo: "skip", showlegend: false, line: {shape: "hv", width: 1.5, dash: "dot", color: css("--muted")}})));
   const strips = othersBox.checked ? ["published", "claimed"].filter(kind => data.others[kind].length) : [];
   const known = data.points.map(at).filter(value => value !== undefined), low = Math.min(...known), high = Math.max(...known);
   const share = narrow.matches ? 0.27 : 0.14;

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, object]
 KIND, ROWS = "plmft.kind", "rows.csv"
 FINISHED, EVALUATION = "FINISHED", "evaluation"
+UNTRAINED = ("onehot", "majority")  # models that no one pretrains
+CPU = "cpu"
 # Settings that change neither what is learnt nor what it costs; runs that differ in them and the seed are repeats.
 INDIFFERENT = ("seed", "tracking.", "checkpoint.", "data.dir", "hardware.usd_per_hour")
 
@@ -70,6 +72,16 @@ class Scored:
     def is_random(self) -> bool:
         """Weights that no one has trained before."""
         return self.weights == "random"
+
+    @property
+    def is_backbone(self) -> bool:
+        """A protein language model."""
+        return not self.model.startswith(UNTRAINED)
+
+    @property
+    def is_random_backbone(self) -> bool:
+        """One of random weights: its cost holds, its accuracy says nothing of the published ones."""
+        return self.is_backbone and self.is_random
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ def _scored(stored: "StoredRun") -> Scored:
         tuning=tags.get("tuning", ""),
         seed=params.get("seed", ""),
         weights=tags.get("weights", ""),
-        device=tags.get("device", ""),
+        device=device_of(tags),
         precision=tags.get("precision", ""),
         primary=tags["primary_metric"],
         subset=tags.get("subset") == "true",
@@ -149,17 +161,29 @@ def _scored(stored: "StoredRun") -> Scored:
     )
 
 
+def device_of(tags: Mapping[str, str]) -> str:
+    """As the run named it; a CPU by its model and the cores that the run could use, which tells two apart."""
+    cpu, cores = tags.get("machine.cpu"), tags.get("machine.usable_cores")
+    device = tags.get("device", "")
+    return f"{cpu}, {cores} core{'' if cores == '1' else 's'}" if device == CPU and cpu and cores else device
+
+
+def _placed(row: dict[str, object], device: str) -> dict[str, object]:
+    """A row of a CPU says which."""
+    return row | {"device": device} if row.get("device") == CPU and device else row
+
+
 def _benchmark(client: "MlflowClient", stored: "StoredRun") -> Benchmark:
-    tags = stored.data.tags
+    tags, text = stored.data.tags, artifact_text(client, stored.info.run_id, ROWS) or ""
     return Benchmark(
         run_id=stored.info.run_id,
         experiment=stored.info.experiment_id,
         protocol=tags.get("plmft.protocol", ""),
         model=tags.get("model", ""),
         weights=tags.get("weights", ""),
-        device=tags.get("device", ""),
+        device=device_of(tags),
         status=stored.info.status.lower(),
-        rows=tuple(read_rows(artifact_text(client, stored.info.run_id, ROWS) or "")),
+        rows=tuple(_placed(row, device_of(tags)) for row in read_rows(text)),
         started_ms=stored.info.start_time,
     )
 

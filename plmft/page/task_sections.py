@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from plmft.page.blocks import Cell, Front, Section, Sentence, Span, Table
 from plmft.page.choice import choose, memory_of
 from plmft.page.claims import METRICS, PERCENT, TASKS, Beside
-from plmft.page.configurations import BY_KEY, COSTS, Configuration, Contest, Cost
+from plmft.page.configurations import Configuration, Contest
+from plmft.page.costs import BY_KEY, COSTS, Cost
 from plmft.page.figures import duration, figure, interval, memory, probability, score
-from plmft.page.guide import described, price, weights_of
+from plmft.page.guide import described, price
 from plmft.page.runs import Scored
 from plmft.tracking.published import RECORDS, Row, compare, load, method_of
 
@@ -65,26 +66,33 @@ def _front(contest: Contest, claims: Sequence[Beside]) -> Front:
         "metric": contest.primary,
         "lower": contest.lower_is_better,
         "axes": [{"key": a.key, "label": a.label, "unit": a.unit} for a in axes],
-        "fronts": {axis.key: front(contest, axis) for axis in axes},
+        "fronts": {axis.key: fronts(contest, axis) for axis in axes},
         "points": [plain(one, axes) for one in contest.configurations],
         "others": _others(contest, claims),
     }
     main = axes[0] if axes else None
-    on_front = [contest.configurations[i] for i in front(contest, main)] if main else []
+    on_front = [contest.configurations[i] for one in fronts(contest, main) for i in one] if main else []
     words = [
         Sentence(f"On the front of {main.label}: {one.name}, {described(one)}; {price(one)}.", one.ids)
         for one in on_front
     ]
-    caption = "The line is the front: no other configuration is both cheaper and better. Bars are 95 % intervals."
+    line = "The line is the front" if len(contest.devices) == 1 else "Each line is the front of one device"
+    caption = f"{line}: no other configuration on it is both cheaper and better. Bars are 95 % intervals."
     if data["others"]["published"] or data["others"]["claimed"]:
         caption += " What others print has no cost here and stands at the right."
     return Front(contest.key, data, caption, tuple(words))
 
 
-def front(contest: Contest, axis: Cost) -> list[int]:
-    """Numbers of the configurations that none is both cheaper and better than, by rising cost."""
+def fronts(contest: Contest, axis: Cost) -> list[list[int]]:
+    """One a device that has any: costs of two are not held against one another."""
+    return [found for device in contest.devices if (found := front(contest, axis, device))]
+
+
+def front(contest: Contest, axis: Cost, device: str) -> list[int]:
+    """Numbers of the device's configurations that none of it is both cheaper and better than, by rising cost."""
     sign = -1 if contest.lower_is_better else 1
-    pairs = [(cost, i) for i, one in enumerate(contest.configurations) if (cost := one.cost(axis)) is not None]
+    there = [i for i in contest.contenders() if contest.configurations[i].first.device == device]
+    pairs = [(cost, i) for i in there if (cost := contest.configurations[i].cost(axis)) is not None]
     found, best = [], float("-inf")
     for _, number in sorted(pairs, key=lambda pair: (pair[0], -sign * contest.configurations[pair[1]].value)):
         value = sign * contest.configurations[number].value
@@ -101,7 +109,7 @@ def plain(one: Configuration, axes: Sequence[Cost]) -> dict[str, object]:
         "name": one.name,
         "model": one.first.model,
         "tuning": one.first.tuning,
-        "random": bool(weights_of(one)),
+        "random": one.first.is_random_backbone,
         "value": one.value,
         "low": ends[0] if ends else None,
         "high": ends[1] if ends else None,
@@ -109,7 +117,6 @@ def plain(one: Configuration, axes: Sequence[Cost]) -> dict[str, object]:
         "memory_gb": memory_of(one),
         "records": one.records,
         "device": one.first.device,
-        "said": f"{one.name}{weights_of(one)}",
         "score": described(one),
         "price": price(one),
         "runs": one.ids,
@@ -117,12 +124,12 @@ def plain(one: Configuration, axes: Sequence[Cost]) -> dict[str, object]:
 
 
 def chooser_data(contest: Contest, title: str) -> dict[str, object]:
-    """What the form needs: configurations in the order of the contest, and p of each pair."""
+    """What the form needs: configurations, the contenders among them best first, and p of each pair."""
     count = range(len(contest.configurations))
     return {
         "title": title,
         "metric": contest.primary,
-        "order": contest.ordered(),
+        "order": contest.contenders(),
         "points": [plain(one, COSTS) for one in contest.configurations],
         "p": [[contest.p.get((i, j)) for j in count] for i in count],
     }
@@ -139,7 +146,7 @@ def _results(contest: Contest) -> Table:
         p = choice.p.get(number) if choice else None
         told = "best" if choice and number == choice.best else "" if p is None else probability(p)
         rows.append([
-            Cell(f"{one.name}{weights_of(one)}", one.ids, badge=mark),
+            Cell(one.name, one.ids, badge=mark),
             Cell(score(one.value) + (f" ± {score(one.sd)}" if one.sd is not None else ""), order=one.value),
             Cell(interval(one.interval), span=_span(one, axis), order=one.value),
             Cell(told, order=p),
@@ -191,7 +198,11 @@ def _comparable(contest: Contest) -> tuple[dict[tuple[str, str], Configuration],
     found, reason = {}, ""
     for one in contest.configurations:
         run = one.first
-        records = {name: int(run.metrics.get(f"data/{name}", 0)) for name in RECORDS[PROTOCOLS[contest.task]]}
+        counts = {name: run.metrics.get(f"data/{name}") for name in RECORDS[PROTOCOLS[contest.task]]}
+        records = {name: int(count) for name, count in counts.items() if count is not None}
+        if unknown := [name for name in ("train", "valid", "test") if name not in records]:
+            reason = reason or f"not compared: how many records {' and '.join(unknown)} had is not known"
+            continue
         init = "random" if run.is_random else "pretrained"
         told = compare(
             PROTOCOLS[contest.task], run.metrics, records, model=run.model, tuning=run.tuning, init=init,

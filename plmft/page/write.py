@@ -184,14 +184,16 @@ def _method() -> Section:
         "Take: of the configurations within the limits, the best on the test set; of those that the test set cannot "
         "tell from it (two-sided p of at least 0.05), the one that trains fastest on the same device.",
         "p: 1,000 paired resamples of the test records, the same for all runs; a draw among seeds where there are "
-        "several; Holm's correction over the comparisons with the best. With one seed, scatter between seeds is not in "
-        "it. Where predictions are not kept, p comes from the two intervals as if they were independent, and the table "
-        "says so.",
+        "several; where none of them crosses zero, that of a normal difference of their mean and deviation; Holm's "
+        "correction over the comparisons with the best. With one seed, scatter between seeds is not in it. Where "
+        "predictions are not kept, p comes from the two intervals as if they were independent, and the table says so.",
         "Repeats: runs that differ in their seed alone are one configuration: mean ± standard deviation, and the means "
         "of the ends of their intervals; of one seed run twice, the newest counts. Configurations compare on the same "
         "test records alone, by their ids and measured values.",
-        "Costs are measured by the run itself. What a machine cannot measure is a dash, never zero. Training time "
-        "holds the phase that embeds, where there was one; a cache filled by an earlier run makes that phase short.",
+        "Costs are measured by the run itself. What a machine cannot measure is a dash, never zero. Time, energy and "
+        "money of frozen tuning hold the phase that embeds, memory is the higher of both; they are not known of a run "
+        "that read embeddings which an earlier run had computed. Costs of two devices are not held against each other.",
+        "Random weights are named as such, and are in no front and no choice where pretrained ones are there.",
         "Published values and the review's claims are named as such and are never mixed with measurements.",
     )
     return Section("method", "How this is computed", [Sentence(text) for text in texts], short="Method")

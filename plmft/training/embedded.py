@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from torch import nn
 
@@ -117,7 +118,7 @@ class EmbeddingPhase:
         try:
             cache = EmbeddingCache(self._root, self._key())
             found = {name: Sequences.of(split) for name, split in splits.items()}
-            self._sequences = sum(len(sequences.keys) for sequences in found.values())
+            self._sequences = len(np.unique(np.concatenate([one.keys for one in found.values()]), axis=0))
             cache.check_room(found.values(), self._width, pooled=self._pooled)
             for name, sequences in found.items():
                 self._fill(cache, splits[name], sequences)

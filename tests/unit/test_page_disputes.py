@@ -77,6 +77,30 @@ def test_accuracy_of_random_weights_or_of_a_part_of_the_records_settles_nothing(
     assert verdict("C27", runs(subset=True)).state == OPEN
 
 
+def test_which_of_two_is_settled_by_rows_that_agree_in_all_else() -> None:
+    row = {"batch": 1.0, "length": 512.0, "precision": "fp32", "implementation": "packed", "sequences_per_s": 2.0}
+
+    def found(*others: dict[str, object]) -> Found:
+        runs = [benchmark("latency", {"model": "esm2_650m"} | row, run_id="first")]
+        return Found([], [*runs, *(benchmark("latency", {"model": "protbert"} | row | other) for other in others)])
+
+    unlike = ({"precision": "bf16"}, {"device": "NVIDIA L4"}, {"threads": 1.0}, {"implementation": "sdpa"})
+    for other in unlike:
+        told = verdict("C07", found(other))
+        assert told.state == NARROWED and len(told.measured) == len(told.missing) == 1, other
+    told = verdict("C07", found(*unlike, {}))
+    assert told.state == SETTLED and {one.text[-3:] for one in told.measured} == {"s 2"} and not told.missing
+    which = ("C07", "C12", "C18", "C26", "C41", "C61", "C63", "C64")
+    assert all("device" in next(cells(one.select)).same for one in load() if one.id in which)
+
+
+def test_one_node_against_one_card_needs_both() -> None:
+    row = {"model": "esm2_650m", "device": "NVIDIA A100", "mode": "strong", "residues_per_s": 9.0}
+    one, eight = ({"devices": n} for n in (1.0, 8.0))
+    assert verdict("C12", Found([], [benchmark("scaling", row | one)])).state == NARROWED
+    assert verdict("C12", Found([], [benchmark("scaling", row | one, row | eight)])).state == SETTLED
+
+
 def test_a_selector_asks_for_each_combination_and_takes_any_of_the_alternatives() -> None:
     found = list(cells("rows protocol=latency/throughput model=a,b batch=1,8 length=512 device=L4 show=x"))
     assert [one.text for one in found] == [f"{m} batch {b} L 512 on L4" for m in "ab" for b in "18"]
@@ -106,6 +130,30 @@ def test_claims_of_pretrained_models_are_not_held_against_random_weights() -> No
     assert besides() and not besides(weights="random")
     frozen = [one for one in besides(tuning="frozen") if one.claim.mode == "fine_tuned"]
     assert not frozen, "a claim of fine-tuning beside a frozen run"
+
+
+def test_claims_of_fine_tuning_stand_beside_rows_of_full_tuning() -> None:
+    about = {"model": "esm2_650m", "device": "NVIDIA A100", "batch": 8.0, "length": 512.0}
+    known = {"hours_projected": 3.0, "for_sequences": 25_000.0, "for_epochs": 2.0, "steps_per_day_projected": 1000.0}
+
+    def ours(*rows: dict[str, object]) -> dict[tuple[str, str], object]:
+        both = [benchmark("training", *rows), benchmark("memory", about | {"mode": "inference", "peak_memory_gb": 1.0})]
+        named = [one for one in beside(Found([], both)) if one.ours and one.claim.mode != "inference"]
+        return {(one.claim.table, one.claim.metric): one.ours for one in named}
+
+    assert not ours(about | known | {"tuning": "frozen"}, about | known | {"tuning": "lora"}), "and none of inference"
+    found = ours(about | known | {"tuning": "frozen"}, about | known | {"tuning": "full"})
+    assert set(found) == {("t15", "train_steps_per_day"), ("t54", "finetune_hours")}
+    hours = found["t54", "finetune_hours"]
+    assert hours.value == 3.0 and "full" in hours.conditions and "for one epoch" in hours.differs[0]
+
+
+def test_a_count_that_is_not_known_is_left_out() -> None:
+    run = scored("r", 0.5, model="protbert_bfd")
+    without = dataclasses.replace(run, metrics={"test/spearman": 0.5})
+    for one, expected in ((run, "full, test n 100"), (without, "full")):
+        told = {b.ours.conditions for b in beside(Found([one])) if b.ours}
+        assert told == {expected}
 
 
 def test_cards_are_told_apart() -> None:

@@ -9,13 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plmft.page.blocks import Table
 from plmft.page.choice import Limits, choose
-from plmft.page.configurations import BY_KEY, Contest, contests
+from plmft.page.configurations import Contest, contests
+from plmft.page.costs import BY_KEY
 from plmft.page.evaluations import without_rescores
 from plmft.page.guide import guide
 from plmft.page.runs import INDIFFERENT, Scored, _scored, read_rows, read_runs
-from plmft.page.task_sections import front
+from plmft.page.task_sections import chooser_data, front, fronts, task_sections
 from tests.unit.page_runs import predictions, scored
+
+AXES = ("cost/wall_time_s", "cost/peak_host_memory_gb")
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +103,46 @@ def test_random_weights_are_told(contest: Contest) -> None:
     runs = [replace(one.first, weights="random") for one in contest.configurations]
     (found,) = contests(runs, {})
     said = guide(found)
-    assert "random weights" in said[0].text
+    assert said[0].text.startswith("Take esm2_35m full, random weights: ")
     assert any(one.text.startswith("Pretraining: every") for one in said)
+
+
+def test_random_weights_leave_the_field_to_pretrained_ones_and_to_nothing_else() -> None:
+    random, onehot = scored("r", 0.9, weights="random"), scored("o", 0.8, model="onehot_cnn", weights="random")
+    (alone,) = contests([random, onehot], {})
+    assert name_of(alone, Limits()) == "r" and "Take esm2_8m full, random weights: " in guide(alone)[0].text
+    (found,) = contests([random, onehot, scored("p", 0.5)], {})
+    assert [one.name for one in found.configurations] == [
+        "esm2_8m full, random weights",
+        "onehot_cnn full",
+        "esm2_8m full",
+    ]
+    assert name_of(found, Limits()) == "o" and fronts(found, BY_KEY["train_s"]) == [[1]]
+    assert chooser_data(found, "t")["order"] == [1, 2], "the form follows the same rule"
+    (told,) = [one for one in guide(found) if one.text.startswith("Pretraining")]
+    assert "esm2_8m full, random weights began" in told.text and told.runs == ("r",)
+
+
+def test_the_guide_goes_down_on_the_device_of_its_choice() -> None:
+    spent = (("cpu", 0.9, 100.0, 8.0), ("cpu", 0.7, 50.0, 4.0), ("L4", 0.8, 70.0, 4.0), ("L4", 0.6, 1.0, 5.0))
+    runs = [
+        scored(f"{i}", value, device=device, settings=(("n", f"{i}"),), costs=dict(zip(AXES, costs, strict=True)))
+        for i, (device, value, *costs) in enumerate(spent)
+    ]
+    (found,) = contests(runs, {})
+    steps = [one for one in guide(found) if one.text.startswith("With at most")]
+    limits = ["With at most 4 GB of memory on cpu", "With at most 50 s of training on cpu"]
+    assert [(one.runs, one.text.partition(":")[0]) for one in steps] == [(("1",), limit) for limit in limits]
+    each = [[found.configurations[i].first.run_id for i in one] for one in fronts(found, BY_KEY["train_s"])]
+    assert each == [["3", "2"], ["1", "0"]], "a front for each device"
+
+
+def test_a_count_that_is_not_known_is_not_named() -> None:
+    runs = [scored("a", 0.5), replace(scored("b", 0.4), metrics={"test/spearman": 0.4, "data/test": 100.0})]
+    (found,) = contests(runs, {})
+    assert [one.name for one in found.configurations] == ["esm2_8m full, 1,000 records", "esm2_8m full"]
+    (known, *_) = (one for one in task_sections([found], []) if one.blocks)
+    assert "0 records" not in " ".join(block.caption for block in known.blocks if isinstance(block, Table))
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 5)), min_size=1, max_size=8))
@@ -116,7 +158,7 @@ def test_the_front_is_all_that_nothing_beats(pairs: list[tuple[int, int]]) -> No
     expected = {
         point for point in points if not any((v >= point[0] and c <= point[1]) and (v, c) != point for v, c in points)
     }
-    found = [points[i] for i in front(contest, axis)]
+    found = [points[i] for i in front(contest, axis, "cpu")]
     assert set(found) == expected and len(found) == len(expected), "each point once"
 
 

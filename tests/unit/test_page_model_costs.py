@@ -42,6 +42,18 @@ def test_inference_and_training_are_not_mixed_and_what_no_one_measured_is_left_o
     assert found["c", "memory, training"].text == "–" and ("b", "memory, inference") not in found
 
 
+def test_hours_of_fine_tuning_are_of_all_weights_and_of_one_amount_of_data() -> None:
+    known = (("a", "full", 8.0), ("a", "frozen", 1.0), ("a", "lora", 2.0), ("c", "frozen", 1.0))
+    row = {"length": 512.0, "for_sequences": 50_000.0, "for_epochs": 1.0}
+    rows = [row | {"model": model, "tuning": tuning, "hours_projected": hours} for model, tuning, hours in known]
+    less = {"for_sequences": 1000.0, "for_epochs": 5.0}
+    rows.append(row | {"model": "b", "tuning": "full", "hours_projected": 1.0} | less)
+    found = cells(benchmark("training", *rows))
+    head = "full fine-tuning on 50,000, projected"
+    assert found["a", head].text == "8 h (L 512)" and found["b", head].text == "10 h (L 512)"
+    assert ("c", head) not in found
+
+
 def test_without_benchmarks_there_is_no_table() -> None:
     assert cost_per_model([]) is None
     assert cost_per_model([benchmark("latency", {"model": "a", "note": "refused"})]) is None

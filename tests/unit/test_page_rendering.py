@@ -112,6 +112,25 @@ def test_rows_leave_out_what_was_not_measured_and_tell_each_note_once() -> None:
     assert read_rows("") is not None and Found().empty
 
 
+def test_throughput_is_compared_at_equal_tokens_material_and_precision() -> None:
+    from plmft.page.other_sections import benchmark_sections
+
+    def row(batching: str, rate: float, **more: object) -> dict[str, object]:
+        same = {"model": "esm2_8m", "material": "proteins", "precision": "bf16", "tokens_per_batch": 8192.0}
+        return same | {"batching": batching, "residues_per_s": rate, "step_time_ms_p50": 1 / rate} | more
+
+    rows = [row("packed", 300.0), row("unsorted", 100.0), row("packed", 9000.0, material="random residues")]
+    rows += [row("packed", 2.0, tokens_per_batch=2048.0), row("packed", 1.0, precision="fp32")]
+    (section,) = benchmark_sections([benchmark("throughput", *rows)])
+    told = [block.text for block in section.blocks if isinstance(block, Sentence) and "fastest" in block.text]
+    assert told == [
+        "esm2_8m on cpu, proteins, tokens a pass 8,192: bf16 packed is fastest with 300 residues/s, "
+        "bf16 unsorted slowest with 100 residues/s (3.0x)."
+    ]
+    (section,) = benchmark_sections([benchmark("latency", *({"step_time_ms_p50": time} for time in (2.0, 1.0)))])
+    assert "batch" not in section.blocks[0].text and "fastest with 1 ms" in section.blocks[0].text
+
+
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
