@@ -229,7 +229,7 @@ def test_the_command_writes_what_it_prints(files, capsys) -> None:
     table.to_csv(path.parent / "labels.tsv", index=False, sep="\t")
     out = path.parent / "out"
     options = [f"embeddings={path}", f"labels={path.parent / 'labels.tsv'}", "target=place", f"output={out}"]
-    assert main(options) == 0
+    main(options)
     told = json.loads((out / "probe.json").read_text())
     assert f"{told['metrics']['test/accuracy']:.3f}" in capsys.readouterr().out
     assert told["embeddings"]["model"] == "esm2_tiny" and told["options"]["target"] == "place"
@@ -238,10 +238,11 @@ def test_the_command_writes_what_it_prints(files, capsys) -> None:
     assert list(rows["measured"]) == [truth[id_] for id_ in rows["id"]] and len(rows) == 50
     assert (rows["measured"] == rows["predicted"]).mean() == told["metrics"]["test/accuracy"]
     before = (out / "probe.json").read_bytes()
-    assert main(options) == 2
-    assert f"output={out}: is there already, and is not replaced" in capsys.readouterr().err
+    with pytest.raises(InputError, match=f"output={out}: is there already, and is not replaced"):
+        main(options)
     assert (out / "probe.json").read_bytes() == before
-    assert main([*options, "fractions=[0.5,0.5,0.5]"]) == 2 and "add up to 1.5" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"add up to 1\.5"):
+        main([*options, "fractions=[0.5,0.5,0.5]"])
 
 
 def test_a_probe_that_breaks_off_leaves_nothing_in_the_way(files, monkeypatch) -> None:
