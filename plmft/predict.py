@@ -22,10 +22,9 @@ message, what was written being kept.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from plmft.inference.job import Outcome
@@ -33,15 +32,12 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """The command."""
-    from plmft.training.interrupts import end_at_once, exit_code, terminate_as_interrupt
+    from plmft.training.interrupts import end_at_once, terminate_as_interrupt
 
     end_at_once()
     from plmft.ending import ending
 
-    def at_once(interrupt: KeyboardInterrupt) -> NoReturn:
-        os._exit(exit_code(interrupt))  # a thread may wait for a pipe that says nothing
-
-    with ending("what was written is kept. Give the same command again to go on.", at_once):
+    with ending("what was written is kept. Give the same command again to go on."):
         terminate_as_interrupt()
         predict(sys.argv[1:])
 

@@ -45,6 +45,22 @@ def _whole(path: Path) -> Iterator[Path]:
         raise
 
 
+def write_first(path: Path, content: bytes) -> None:
+    """As write_whole, but what is there stays: of several writers, the first. Raises: OSError: no room, or no right."""
+    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        part.write_bytes(content)
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links: the last one's stays
+            os.replace(part, path)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Where to write a folder that is there at once or not at all; an empty one is replaced. Raises: OSError."""

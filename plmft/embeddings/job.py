@@ -20,12 +20,12 @@ from plmft.embeddings.choices import Request
 from plmft.embeddings.computing import Parts
 from plmft.embeddings.formats import FORMATS
 from plmft.embeddings.hdf5 import check_installed
-from plmft.embeddings.joining import INPUT, REJECTED, SEQUENCES, finished, join, residues
+from plmft.embeddings.joining import CHUNK, INPUT, REJECTED, SEQUENCES, finished, join, residues
 from plmft.embeddings.model import Embedding, find_source, prepare
 from plmft.embeddings.repeats import Remembered, find_repeated
 from plmft.inference.chunks import WHOLE, Counts, chunks_of, digest_of, digest_of_all, run_chunks
 from plmft.inference.opening import STDIN, Position
-from plmft.inference.parts import ChunkedOutput, list_parts
+from plmft.inference.parts import ChunkedOutput, Done, list_parts
 from plmft.inference.sequences import Given, Rejected, read_sequences, too_long
 from plmft.inference.showing import Bar, Watched, bar
 
@@ -68,7 +68,7 @@ def run_job(request: Request, runs: Path) -> Outcome:
 
 def _there(request: Request, embedding: Embedding, known: dict[str, Any]) -> Outcome:
     """The file was made before: if from this input, nothing is left to do. Raises: InputError: from another one."""
-    size = request.choices.part_size(len(embedding.layers) * embedding.width)
+    size = known.get(CHUNK) or request.choices.part_size(len(embedding.layers) * embedding.width)  # older files lack it
     if digest_of_all(map(digest_of, chunks_of(_items(request, embedding), size))) != known[INPUT]:
         raise InputError(f"{request.path} was made from another input. Name another output, or remove it.")
     shutil.rmtree(_beside(request, ".parts"), ignore_errors=True)  # a kill came between the file and their end
@@ -83,22 +83,22 @@ def _compute(request: Request, embedding: Embedding) -> Outcome:
     rejected = _beside(request, ".rejected.csv")
     output = ChunkedOutput(folder, embedding.identity, suffix=kind.suffix, rejected=rejected)
     size = request.choices.part_size(len(embedding.layers) * embedding.width)
-    output.begin(size, shard)  # tells what is wrong with the place before the input is read
-    done = {k: file for of, k, _, file in list_parts(folder) if of == shard.index}
     position = Position()
     watched = Watched(position)
-    with bar(watched) as shown:
-        job = _Job(_parts(request, embedding, size, shown), done, watched, shown)
-        counts = run_chunks(
-            watched.reading(_items(request, embedding, position)),
-            output,
-            size=size,
-            shard=shard,
-            compute_and_write=job.write,
-            progress=job.there,
-        )
-    if request.is_file:
-        _join(request, embedding, output, counts)
+    with output.alone(size, shard) as done:  # tells what is wrong with the place before the input is read
+        with bar(watched) as shown:
+            job = _Job(_parts(request, embedding, size, shown), done, watched, shown)
+            counts = run_chunks(
+                watched.reading(_items(request, embedding, position), shard),
+                output,
+                size=size,
+                shard=shard,
+                done=done,
+                compute_and_write=job.write,
+                progress=job.there,
+            )
+        if request.is_file:
+            _join(request, embedding, output, counts, size)
     listed = output.rejected(shard) if counts.rejected else None
     seconds, speed = time.monotonic() - began, watched.residues_per_s
     return Outcome(counts, job.parts.computed, seconds, speed, embedding, request.path, listed)
@@ -109,7 +109,7 @@ class _Job:
     """What happens to a chunk. done: parts of earlier attempts by chunk."""
 
     parts: Parts
-    done: dict[int, Path]
+    done: dict[int, Done]
     watched: Watched
     shown: Bar
     chunk: int = -1
@@ -126,7 +126,7 @@ class _Job:
         """It is there."""
         self.chunk += 1
         if not fresh:
-            self.parts.recall(given, self.done[self.chunk])
+            self.parts.recall(given, self.done[self.chunk].file)
         self.shown.chunk(given, fresh)
 
 
@@ -154,21 +154,20 @@ def _header(request: Request, embedding: Embedding, **more: Any) -> Header:
     return Header(about, embedding.layers, embedding.width, choices.dtype, choices.per, sequences=0, rows=0)
 
 
-def _join(request: Request, embedding: Embedding, output: ChunkedOutput, counts: Counts) -> None:
+def _join(request: Request, embedding: Embedding, output: ChunkedOutput, counts: Counts, size: int) -> None:
     """The file of its parts; then these go."""
     found = list_parts(output.folder)
     sequences = counts.done + counts.skipped
     if not found:
-        shutil.rmtree(output.folder)
+        output.discard()
         raise InputError(f"none of {counts.rejected:,} sequences can be embedded; {output.rejected(WHOLE)} tells why.")
     digest = digest_of_all(digest for _, _, digest, _ in found)
-    more = {INPUT: digest, SEQUENCES: sequences, REJECTED: counts.rejected}
+    more = {INPUT: digest, CHUNK: size, SEQUENCES: sequences, REJECTED: counts.rejected}
     header = _header(request, embedding, **more)
     kind = request.format_name
-    with output.told_if_full():
+    with output.put_together(request.path) as draft:
         rows = sequences if header.per == "sequence" else sum(residues(file, kind) for *_, file in found)
-        join([file for *_, file in found], request.path, kind, replace(header, sequences=sequences, rows=rows))
-    shutil.rmtree(output.folder)
+        join([file for *_, file in found], draft, kind, replace(header, sequences=sequences, rows=rows))
 
 
 def _beside(request: Request, ending: str) -> Path:

@@ -1,8 +1,6 @@
-"""One file of the parts of a finished job, written a part at a time; it appears whole or not at all."""
+"""One file of the parts of a finished job, written a part at a time."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +9,12 @@ from plmft.embeddings.block import Block, Header
 from plmft.embeddings.formats import FORMATS, checked
 from plmft.inference.parts import told_differences
 
-INPUT, SEQUENCES, REJECTED = "input_digest", "sequences", "rejected"
+INPUT, CHUNK, SEQUENCES, REJECTED = "input_digest", "chunk", "sequences", "rejected"
 
 
 def join(parts: Iterable[Path], file: Path, kind: str, header: Header) -> None:
     """Write `file` from the parts, in their order. Raises: OSError: no room. InputError: a damaged part."""
-    draft = file.with_name(f".{file.name}.draft")
-    try:
-        FORMATS[kind].write(draft, header, _blocks(parts, kind, header.layers))
-        with draft.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(draft, file)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            draft.unlink()
-        raise
+    FORMATS[kind].write(file, header, _blocks(parts, kind, header.layers))
 
 
 def _blocks(parts: Iterable[Path], kind: str, layers: tuple[int, ...]) -> Iterator[Block]:

@@ -97,6 +97,11 @@ def as_the_index(about: dict[str, Any], index: str, for_embed: Sequence[str]) ->
         raise InputError(
             f"{index} does not tell which model made it, so it can't embed queries. Give embeddings as query."
         )
+    if str(about["weights"]).startswith("tuned") and not about["run"]:
+        raise InputError(
+            f"{index} was made with run=FOLDER, a tuned model whose run it does not know. Embed the queries so, too "
+            "(python -m plmft.embed run=FOLDER input=... output=...), and give that output as the query."
+        )
     if about["weights"] == "local" and not any(
         word.startswith(("model.path=", "model.checkpoint=")) for word in for_embed
     ):

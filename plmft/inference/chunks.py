@@ -5,15 +5,16 @@ The next chunk is read while one is computed. Holds two chunks of sequences, how
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 from plmft import InputError
 from plmft.inference.opening import Damaged
-from plmft.inference.parts import ChunkedOutput, Shard, list_parts
+from plmft.inference.parts import ChunkedOutput, Done, Shard, list_parts
 from plmft.inference.sequences import Given, Rejected
 
 WHOLE = Shard()
@@ -75,26 +76,26 @@ def run_chunks(
     *,
     size: int,
     shard: Shard,
+    done: Mapping[int, Done],
     compute_and_write: Callable[[int, list[Given], Path], None],
     progress: Callable[[list[Given], bool], None] | None = None,
 ) -> Counts:
     """Compute every chunk that has no part yet.
 
     Args:
+        output: held by `alone`, of this size and shard, which gives `done`.
         size: sequences of a chunk; rejected ones are not counted.
         compute_and_write: (chunk, its sequences, the file or folder to write). What it writes must depend on nothing
             but them and the identity.
         progress: told each chunk's sequences when it is there, and whether it was computed now.
-    Raises: InputError: as `items`; the input is not the one that the parts were computed from; no room; another
-        process writes the same shard.
+    Raises: InputError: as `items`; the input is not the one that the parts were computed from; no room.
     """
-    done = output.begin(size, shard)
     computed, skipped, chunk = 0, 0, -1
     rejects = _Rejects(output, shard)
-    with output.alone(shard), _told_if_kept(output):
+    with _told_if_kept(output):
         for chunk, given in enumerate(_ahead(chunks_of(items, size, shard, rejects.add))):
             digest = digest_of(given)
-            if chunk in done and done[chunk] != digest:
+            if chunk in done and done[chunk].digest != digest:
                 raise _another_input(output)
             fresh = chunk not in done
             if fresh:
@@ -144,11 +145,21 @@ def _another_input(output: ChunkedOutput) -> InputError:
 
 def _ahead(chunks: Iterator[list[Given]]) -> Iterator[list[Given]]:
     """The same chunks, the next one being read in a thread while one is used."""
-    reader = ThreadPoolExecutor(1, "reader")
-    try:
-        coming = reader.submit(next, chunks, None)
-        while (chunk := coming.result()) is not None:
-            coming = reader.submit(next, chunks, None)
-            yield chunk
-    finally:
-        reader.shutdown(wait=False)  # it may wait for a pipe that says nothing
+    coming = _read(chunks)
+    while (chunk := coming.result()) is not None:
+        coming = _read(chunks)
+        yield chunk
+
+
+def _read(chunks: Iterator[list[Given]]) -> "Future[list[Given] | None]":
+    """The next chunk, or None. Nobody waits for the thread in the end: it may wait for a pipe that says nothing."""
+    coming: Future[list[Given] | None] = Future()
+
+    def read() -> None:
+        try:
+            coming.set_result(next(chunks, None))
+        except BaseException as error:
+            coming.set_exception(error)
+
+    Thread(target=read, name="reader", daemon=True).start()
+    return coming

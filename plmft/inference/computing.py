@@ -36,6 +36,15 @@ class Plots:
     count: int
     folder: Path
 
+    def notes(self, skipped: int) -> tuple[str, ...]:
+        """What a user must know, who may miss some. skipped: sequences that were found done."""
+        if not (self.count and skipped):
+            return ()
+        return (
+            f"plots={self.count}: of the {skipped:,} sequences that were found done no map was drawn now. Name another "
+            "output to have them drawn.",
+        )
+
     def draw(self, given: Given, probabilities: np.ndarray) -> None:
         """If it is one of them."""
         if given.number >= self.count:

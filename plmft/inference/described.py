@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from plmft.training.hardware import Device, Hardware
 
 BF16 = ("bf16", "bf16_weights")
-PAIRS = "pair_classification"
+PAIRS, CONTACTS = "pair_classification", "contacts"
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,22 @@ class Described:
         return given
 
     def policy(self, asked: str) -> str:
-        """Of sequences beyond the context: auto is as it was tuned."""
+        """Of sequences beyond the context: auto is as it was tuned. Raises: InputError: contacts in windows."""
         tuned = "window" if self.text["task"].get("windows") else "refuse"
-        return tuned if asked == "auto" else asked
+        policy = tuned if asked == "auto" else asked
+        if policy == "window" and self.kind == CONTACTS:
+            raise InputError("length_policy=window: contacts reach across windows. Set refuse or crop.")
+        return policy
 
     def refusal(self, asked: str) -> Callable[[str], str | None]:
-        """Why the model can't take a sequence of known letters; None: it can."""
+        """Why the model can't take a sequence of known letters; None: it can. Raises: InputError: as policy."""
         context = self.context if self.policy(asked) == "refuse" else None
         last = max(self.text["head"].get("positions") or (0,))
 
         def refuse(sequence: str) -> str | None:
             if context is not None and len(sequence) > context:
-                return f"{len(sequence)} residues; the model takes {context} (length_policy=window or crop takes more)"
+                more = "crop" if self.kind == CONTACTS else "window or crop"
+                return f"{len(sequence)} residues; the model takes {context} (length_policy={more} takes more)"
             if len(sequence) < last:
                 return f"{len(sequence)} residues; the model's head looks at residue {last}"
             return None

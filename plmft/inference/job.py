@@ -7,8 +7,6 @@ suffix is a folder, whose parts stay as they are; shards share it.
 
 import importlib.metadata
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +20,7 @@ from plmft.inference.computing import Computer, Plots, Settings
 from plmft.inference.described import Described, device_for, read_described
 from plmft.inference.opening import STDIN, Position, open_bytes
 from plmft.inference.options import Request
-from plmft.inference.parts import ChunkedOutput, list_parts, read_identity, sync, told_differences
+from plmft.inference.parts import ChunkedOutput, list_parts, read_identity, told_differences
 from plmft.inference.sequences import Given, Rejected, read_sequences
 from plmft.inference.showing import Watched, bar
 
@@ -95,37 +93,39 @@ def run_job(request: Request, folder: Path, run_id: str | None = None) -> Outcom
     device, notes = device_for(request.hardware, model, merge)
     settings = Settings(device.precision, merge, model.policy(options.length_policy))
     identity = {"plmft": importlib.metadata.version("plmft"), "model": model.digest, **asdict(settings)}
-    if place.file is not None and place.file.exists() and not place.parts.exists():
-        return _found_complete(place, identity, items, options.chunk, notes + model.notes)
-    output = ChunkedOutput(place.parts, identity, suffix=".parquet", rejected=place.beside(".rejected.csv"))
-    output.begin(options.chunk, options.part)
     plots = Plots(options.plots, place.beside(".plots"))
+    if place.file is not None and place.file.exists() and not place.parts.exists():
+        counts, there = _found_complete(place, identity, items, options.chunk)
+        return Outcome(counts, place.file, there, None, notes + model.notes + plots.notes(counts.skipped))
+    output = ChunkedOutput(place.parts, identity, suffix=".parquet", rejected=place.beside(".rejected.csv"))
     computer = Computer(model, settings, device.torch_type, request.hardware.tokens_per_batch, plots)
-    with bar(watched) as shown:
-        counts = run_chunks(
-            watched.reading(items, options.part),
-            output,
-            size=options.chunk,
-            shard=options.part,
-            compute_and_write=lambda _, given, path: computer.write(given, path, watched, shown),
-            progress=shown.chunk,
-        )
-    if place.file is not None:
-        _put_together(place, output, counts, model, run_id)
+    with output.alone(options.chunk, options.part) as done:
+        with bar(watched) as shown:
+            counts = run_chunks(
+                watched.reading(items, options.part),
+                output,
+                size=options.chunk,
+                shard=options.part,
+                done=done,
+                compute_and_write=lambda _, given, path: computer.write(given, path, watched, shown),
+                progress=shown.chunk,
+            )
+        if place.file is not None:
+            _put_together(place, output, counts, model, run_id)
     rejected = output.rejected(options.part)
     there = rejected if counts.rejected else None
-    return Outcome(counts, place.file or place.parts, there, watched.residues_per_s, notes + model.notes)
+    notes += model.notes + plots.notes(counts.skipped)
+    return Outcome(counts, place.file or place.parts, there, watched.residues_per_s, notes)
 
 
 def _put_together(place: Place, output: ChunkedOutput, counts: Counts, model: Described, run_id: str | None) -> None:
     """The file of its parts, and beside it what it is; the parts go. Raises: InputError: no room; nothing to write."""
     parts = list_parts(place.parts)
     if not parts:
-        shutil.rmtree(place.parts)
+        output.discard()
         raise InputError(
             f"none of {counts.rejected:,} sequences can be predicted; {place.beside('.rejected.csv')} tells why."
         )
-    draft = place.file.with_name(f".{place.file.name.removesuffix(place.suffix)}.draft{place.suffix}")
     about = {
         "identity": read_identity(place.parts),
         **model.origin(run_id),
@@ -134,24 +134,18 @@ def _put_together(place: Place, output: ChunkedOutput, counts: Counts, model: De
         "sequences": counts.done + counts.skipped,
         "rejected": counts.rejected,
     }
-    with output.told_if_full():
-        try:
-            assemble([file for *_, file in parts], draft, place.suffix)
-            sync(draft)
-            write_whole(place.beside(".about.json"), f"{json.dumps(about, indent=2)}\n".encode())
-            os.replace(draft, place.file)
-        finally:
-            draft.unlink(missing_ok=True)
-    done = place.parts.with_name(f".{place.parts.name}.done")  # at once: a folder without some of its parts misleads
-    shutil.rmtree(done, ignore_errors=True)
-    os.replace(place.parts, done)
-    shutil.rmtree(done, ignore_errors=True)
+    with output.put_together(place.file) as draft:
+        assemble([file for *_, file in parts], draft, place.suffix)
+        write_whole(place.beside(".about.json"), f"{json.dumps(about, indent=2)}\n".encode())
 
 
 def _found_complete(
-    place: Place, identity: dict[str, Any], items: Iterator[Given | Rejected], chunk: int, notes: tuple[str, ...]
-) -> Outcome:
-    """Nothing is left to do, if it is the same model and the same input. Raises: InputError: it is not."""
+    place: Place, identity: dict[str, Any], items: Iterator[Given | Rejected], chunk: int
+) -> tuple[Counts, Path | None]:
+    """Nothing is left to do, if it is the same model and the same input. Raises: InputError: it is not.
+
+    Returns: and the list of rejected sequences, if there are any.
+    """
     way_out = f"Name another output, or remove {place.file}."
     try:
         about = json.loads(place.beside(".about.json").read_text())
@@ -163,5 +157,4 @@ def _found_complete(
         raise InputError(f"{place.file} holds results made otherwise, and they are not replaced ({differ}). {way_out}")
     if digest_of_all(map(digest_of, chunks_of(items, chunk))) != digest:
         raise InputError(f"{place.file} was computed from another input. {way_out}")
-    there = place.beside(".rejected.csv") if rejected else None
-    return Outcome(Counts(0, sequences, rejected), place.file, there, None, notes)
+    return Counts(0, sequences, rejected), place.beside(".rejected.csv") if rejected else None

@@ -114,7 +114,7 @@ def text_lines(source: str, stream: IO[bytes], first: bytes) -> Iterator[tuple[i
 
 def _opened(source: str) -> io.BufferedReader:
     if source == STDIN:
-        return sys.stdin.buffer  # type: ignore[return-value]
+        return _standard_input()
     path = Path(source).expanduser()
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # to open it may wait
         raise InputError(f"{source}: a pipe or a device, which can be read once. Give it as standard input: input=-.")
@@ -128,6 +128,14 @@ def _opened(source: str) -> io.BufferedReader:
         raise InputError(f"{source}: there is no such file. Write - for standard input.") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{source}: can't be read ({getattr(error, 'strerror', None) or error}).") from None
+
+
+def _standard_input() -> io.BufferedReader:
+    """Not sys.stdin, which Python closes when it ends: it aborts if a thread waits for that one to say something."""
+    try:
+        return open(sys.stdin.fileno(), "rb", buffering=BUFFER, closefd=False)
+    except (OSError, ValueError):  # what stands for standard input in a notebook has no file
+        return sys.stdin.buffer  # type: ignore[return-value]
 
 
 def _unpacked(packed: io.BufferedReader, kind: str) -> IO[bytes]:

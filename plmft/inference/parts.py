@@ -13,15 +13,16 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from plmft import InputError
-from plmft.data.whole_file import copy_whole, write_whole
+from plmft.data.whole_file import copy_whole, write_first, write_whole
 
 MANIFEST = "_manifest.json"  # readers of a folder of Parquet pass over names that begin so
 LAYOUT = 1
@@ -65,6 +66,14 @@ class Shard:
         return f"{self.index}of{self.count}"
 
 
+@dataclass(frozen=True)
+class Done:
+    """A part that is there. digest: of the sequences that it was computed from."""
+
+    digest: str
+    file: Path
+
+
 class ChunkedOutput:
     """A folder of parts, made with one identity.
 
@@ -81,18 +90,39 @@ class ChunkedOutput:
         self.folder, self.suffix = Path(folder), suffix
         self.identity: dict[str, Any] = json.loads(json.dumps(dict(identity)))
         self._rejected = rejected or self.folder.with_name(f"{self.folder.name}.rejected.csv")
+        self._gone = self.folder.with_name(f".{self.folder.name}.done")
         self._check(self.identity)
 
-    def begin(self, size: int, shard: Shard) -> dict[int, str]:
-        """Make the folder and its manifest, if they are missing. Returns: the digest of each chunk that is done."""
+    @contextmanager
+    def alone(self, size: int, shard: Shard) -> Iterator[dict[int, Done]]:
+        """Begin the folder, if it is missing, and keep other processes from writing the same shard, until the block or
+        this process ends.
+
+        Args: size: sequences of a chunk.
+        Returns: the shard's parts that are there, by chunk.
+        Raises: InputError: another process writes them; results made otherwise; no room.
+        """
+        self._begin(size, shard)
+        lock = self.folder / f".lock-{shard.label}"
+        with self.told_if_full():
+            file = lock.open("w")
+        try:
+            with file:
+                if not _locked(file, lock):
+                    raise InputError(f"{self.folder}: another process is writing shard {shard} there. Let it end.")
+                found = list_parts(self.folder)
+                yield {chunk: Done(digest, part) for of, chunk, digest, part in found if of == shard.index}
+        finally:  # the lock's file being closed: a network file system keeps what is open
+            shutil.rmtree(self._gone, ignore_errors=True)
+
+    def _begin(self, size: int, shard: Shard) -> None:
         whole = {**self.identity, "chunk": size, "shards": shard.count}
         with self.told_if_full():
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / MANIFEST).exists():
                 text = json.dumps({"layout": LAYOUT, "identity": whole}, indent=2, sort_keys=True)
-                write_whole(self.folder / MANIFEST, f"{text}\n".encode())
+                write_first(self.folder / MANIFEST, f"{text}\n".encode())
         self._check(whole)  # again: another shard may have begun with other settings at the same moment
-        return {chunk: digest for of, chunk, digest, _ in list_parts(self.folder) if of == shard.index}
 
     def rejected(self, shard: Shard) -> Path:
         """Where this shard lists the sequences that it rejects."""
@@ -134,20 +164,27 @@ class ChunkedOutput:
             write_whole(self.folder / f"_end-{shard.label}.json", f"{json.dumps(told, indent=2)}\n".encode())
 
     @contextmanager
-    def alone(self, shard: Shard) -> Iterator[None]:
-        """Keep other processes from writing the same shard, until the block or this process ends."""
+    def put_together(self, file: Path) -> Iterator[Path]:
+        """Where to write the one file of all parts; then it is moved to its place, and the parts go.
+
+        Raises: InputError: no room.
+        """
+        draft = self.folder / f".{secrets.token_hex(8)}{file.suffix.lower()}"  # of a killed process: it goes with them
         with self.told_if_full():
-            file = (self.folder / f".lock-{shard.label}").open("w")
-        with file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(
-                    f"{self.folder}: another process is writing shard {shard} there. Let it end."
-                ) from None
-            except OSError:
-                pass  # a file system without locks
-            yield
+                yield draft
+                sync(draft)
+                os.replace(draft, file)
+            except BaseException:
+                _remove(draft)
+                raise
+        self.discard()
+
+    def discard(self) -> None:
+        """Take the folder away, in `alone`: at once, for a folder without some of its parts misleads."""
+        shutil.rmtree(self._gone, ignore_errors=True)  # of a process that was killed
+        with self.told_if_full():
+            os.replace(self.folder, self._gone)
 
     @contextmanager
     def told_if_full(self) -> Iterator[None]:
@@ -161,9 +198,10 @@ class ChunkedOutput:
             ) from error
 
     def _check(self, identity: Mapping[str, object]) -> None:
+        foreign = _foreign(self.folder)  # first: another shard's manifest may appear, and then its parts
         known = read_identity(self.folder)
         if known is None:
-            if self.folder.exists() and (not self.folder.is_dir() or any(_foreign(self.folder))):
+            if foreign:
                 raise InputError(f"{self.folder}: there is something else. Name another output, or remove it.")
             return
         told = told_differences(known, identity)
@@ -204,8 +242,25 @@ def incomplete_shards(folder: Path) -> list[int]:
     return [i for i in range(1, count + 1) if not (folder / f"_end-{i}of{count}.json").exists()]
 
 
-def _foreign(folder: Path) -> Iterator[Path]:
-    return (entry for entry in folder.iterdir() if not entry.name.startswith(f".{MANIFEST}."))
+def _foreign(folder: Path) -> bool:
+    """Whether something is there, the draft of a manifest aside."""
+    try:
+        return any(not name.startswith(f".{MANIFEST}.") for name in os.listdir(folder))
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError:
+        return folder.exists()
+
+
+def _locked(file: IO[str], lock: Path) -> bool:
+    """False: another process has the lock, or had it and took the folder away."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return lock.exists()
 
 
 def sync(path: Path) -> None:

@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,24 @@ class Ended:
         assert self.code == 0, self
         assert self.err == "", self.err
         return self.out
+
+
+def stopped_in_silence(command: list[str], given: bytes, ready: Callable[[], bool], runs: Path) -> "Ended":
+    """SIGTERM comes when it is ready, while its standard input stays open and says no more."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment(runs), **pipes) as process:
+        try:
+            process.stdin.write(given)
+            process.stdin.flush()
+            deadline = time.monotonic() + TIMEOUT_S
+            while not ready():
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.01)
+            process.terminate()
+            code = process.wait(20)
+            return Ended(code, process.stdout.read().decode(), process.stderr.read().decode())
+        finally:
+            process.kill()
 
 
 def environment(runs: Path, **changes: str) -> dict[str, str]:

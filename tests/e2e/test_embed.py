@@ -15,7 +15,7 @@ import pytest
 from plmft import embed
 from plmft.embeddings.formats import open_embeddings
 from tests.conftest import random_sequence
-from tests.e2e.command import environment
+from tests.e2e.command import environment, stopped_in_silence
 
 TIMEOUT_S, COUNT = 110, 1500
 OPTIONS = ("model=esm2_tiny", "hardware=cpu", "hardware.precision=fp32")
@@ -70,6 +70,16 @@ def test_from_a_pipe(fasta: Path, tmp_path: Path) -> None:
     done = run(tmp_path, "input=-", f"output={tmp_path}/out.parquet", input=gzip.compress(fasta.read_bytes()))
     assert done.returncode == 0 and done.stderr == b"", done.stderr
     assert open_embeddings(tmp_path / "out.parquet").ids == [f"s{i}" for i in range(COUNT)]
+
+
+@pytest.mark.slow
+def test_a_pipe_that_says_nothing_holds_up_no_end(fasta: Path, tmp_path: Path) -> None:
+    words = command("input=-", f"output={tmp_path}/out", "chunk=50")
+    ended = stopped_in_silence(
+        words, fasta.read_bytes(), lambda: parts(tmp_path / "out") == COUNT // 50 - 1, tmp_path / "runs"
+    )
+    assert (ended.code, ended.out) == (143, ""), ended
+    assert ended.err == "plmft: interrupted; what was written is kept. Give the same command again to go on.\n"
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from tests.conftest import random_sequence
-from tests.e2e.command import environment
+from tests.e2e.command import environment, stopped_in_silence
 from tests.unit.test_predict import tuned
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -84,6 +84,16 @@ def test_a_pipe_that_breaks_off(place, tmp_path):
     done = subprocess.run(command, input=raw, capture_output=True, env=environment(place), timeout=LIMIT_S)
     assert done.returncode == 2 and b"standard input: damaged or cut short near line" in done.stderr, done
     assert 3 < len(list(tmp_path.glob("p.csv.parts/part-*"))) < 15
+
+
+def test_a_pipe_that_says_nothing_holds_up_no_end(place, tmp_path):
+    def ready():
+        return len(list(tmp_path.glob("p.csv.parts/part-*"))) == 14  # the rest may go on
+
+    command = words(place, tmp_path / "p.csv", "input=-")
+    ended = stopped_in_silence(command, (place / "proteins.fa").read_bytes(), ready, place)
+    assert (ended.code, ended.out) == (143, ""), ended
+    assert ended.err == "plmft: interrupted; what was written is kept. Give the same command again to go on.\n"
 
 
 EARLY = """

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plmft import InputError
+from plmft.embeddings import job
 from plmft.embeddings.choices import Choices, Request
 from plmft.embeddings.computing import Parts
 from plmft.embeddings.formats import open_embeddings
@@ -17,6 +18,7 @@ from plmft.embeddings.job import Outcome, run_job
 from plmft.embeddings.repeats import Remembered, find_repeated
 from plmft.embeddings.vectors import Reader
 from plmft.inference.sequences import Columns
+from plmft.inference.showing import Watched
 from plmft.models.embedding import embed_sequences
 from plmft.models.tuned import load
 from plmft.tracking.options import Tracking
@@ -129,6 +131,31 @@ def test_a_file_that_is_there_is_kept(fasta: Path, sequences, tmp_path: Path) ->
     with pytest.raises(InputError, match="another input"):
         ask(fasta, tmp_path / "x.h5")
     assert (tmp_path / "x.h5").read_bytes() == before
+
+
+def test_a_file_that_is_there_was_made_of_its_input_whatever_the_chunk(fasta: Path, tmp_path: Path) -> None:
+    ask(fasta, tmp_path / "x.h5", chunk=4)
+    assert ask(fasta, tmp_path / "x.h5", chunk=3).counts.skipped == 20
+
+
+def test_the_same_command_at_once_is_refused_until_the_file_is_there(fasta: Path, tmp_path: Path, monkeypatch) -> None:
+    joined = job.join
+
+    def meanwhile(*given) -> None:
+        with pytest.raises(InputError, match=r"x\.h5\.parts: another process is writing shard 1/1 there"):
+            ask(fasta, tmp_path / "x.h5")
+        joined(*given)
+
+    monkeypatch.setattr(job, "join", meanwhile)
+    assert ask(fasta, tmp_path / "x.h5").counts.done == 20
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.fasta", "x.h5"]
+
+
+def test_the_bar_of_a_shard_counts_its_own_residues(fasta: Path, sequences, tmp_path: Path, monkeypatch) -> None:
+    made: list[Watched] = []
+    monkeypatch.setattr(job, "Watched", lambda position: made.append(Watched(position)) or made[-1])
+    ask(fasta, tmp_path / "out", shard="2/2")
+    assert made[0].read == made[0].done == sum(map(len, list(sequences.values())[1::2]))
 
 
 @pytest.mark.parametrize("per", ["sequence", "residue"])

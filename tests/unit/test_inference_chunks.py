@@ -1,17 +1,21 @@
 """Output in parts: whole or not at all, resumed after any end, never mixed; and what the disk refuses."""
 
 import errno
+import fcntl
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from plmft import InputError
+from plmft.inference import parts
 from plmft.inference.chunks import Counts, run_chunks
 from plmft.inference.opening import damaged
 from plmft.inference.parts import ChunkedOutput, Shard, incomplete_shards, list_parts, read_identity
@@ -31,8 +35,10 @@ def write(chunk, given, path):
 
 
 def run(folder, given, *, identity=IDENTITY, size=3, shard="1/1", compute=write, progress=None):
-    output = ChunkedOutput(folder, identity, suffix=".txt")
-    return run_chunks(given, output, size=size, shard=Shard.parse(shard), compute_and_write=compute, progress=progress)
+    output, part = ChunkedOutput(folder, identity, suffix=".txt"), Shard.parse(shard)
+    with output.alone(size, part) as done:
+        how = {"size": size, "shard": part, "done": done, "progress": progress}
+        return run_chunks(given, output, compute_and_write=compute, **how)
 
 
 def content(folder):
@@ -152,6 +158,65 @@ def test_two_processes_do_not_write_one_shard(tmp_path):
     assert run(tmp_path / "o", items(3), compute=compute).done == 3
 
 
+@pytest.fixture
+def meanwhile(monkeypatch):
+    """`meanwhile(where, name, what)`: another process does so just before this one's first call."""
+
+    def before(where, name, what):
+        real = getattr(where, name)
+
+        def first(*given):
+            monkeypatch.setattr(where, name, real)
+            what()
+            return real(*given)
+
+        monkeypatch.setattr(where, name, first)
+
+    return before
+
+
+def test_what_another_process_did_before_the_lock_is_found_done(tmp_path, meanwhile):
+    meanwhile(fcntl, "flock", lambda: run(tmp_path / "o", items(5)))
+    assert run(tmp_path / "o", items(5)) == Counts(0, 5, 0)
+
+
+def test_a_folder_that_its_writer_took_away_is_not_written(tmp_path, meanwhile):
+    def ends():
+        ChunkedOutput(tmp_path / "o", IDENTITY).discard()
+
+    meanwhile(fcntl, "flock", ends)
+    with pytest.raises(InputError, match="another process is writing shard 1/1"):
+        run(tmp_path / "o", items(3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shards_that_begin_at_once_have_one_manifest(tmp_path, meanwhile):
+    meanwhile(Path, "write_bytes", lambda: run(tmp_path / "o", items(9), shard="2/2", size=4))
+    with pytest.raises(InputError, match="chunk: 4 there, 3 now"):
+        run(tmp_path / "o", items(9), shard="1/2")
+    assert read_identity(tmp_path / "o")["chunk"] == 4
+    meanwhile(Path, "write_bytes", lambda: run(tmp_path / "same", items(9), shard="2/2"))
+    assert run(tmp_path / "same", items(9), shard="1/2").done == 5
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_shard_that_begins_while_another_looks_is_nothing_else(tmp_path, meanwhile):
+    meanwhile(parts, "read_identity", lambda: run(tmp_path / "o", items(9), shard="2/2"))
+    assert run(tmp_path / "o", items(9), shard="1/2").done == 5
+    (tmp_path / "p").mkdir()
+    meanwhile(os, "listdir", lambda: run(tmp_path / "p", items(9), shard="2/2"))
+    assert run(tmp_path / "p", items(9), shard="1/2").done == 5
+
+
+def test_without_hard_links(tmp_path, monkeypatch):
+    def none(*given):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", none)
+    assert run(tmp_path / "o", items(3)).done == 3
+    assert read_identity(tmp_path / "o")["chunk"] == 3 and not list(tmp_path.rglob("*.part"))
+
+
 def test_a_damaged_manifest_is_told(tmp_path):
     run(tmp_path / "o", items(3))
     (tmp_path / "o" / "_manifest.json").write_text("{")
@@ -203,3 +268,43 @@ def test_a_killed_process_leaves_whole_parts(tmp_path):
     run(tmp_path / "whole" / "o", items(11))
     assert content(tmp_path / "ended" / "o") == content(tmp_path / "whole" / "o")
     assert json.loads((tmp_path / "whole" / "o" / "_end-1of1.json").read_text())["sequences"] == 11
+
+
+WAITS = """
+import sys
+from pathlib import Path
+from plmft import InputError
+from plmft.ending import ending
+from plmft.inference.sequences import read_sequences
+from plmft.training.interrupts import terminate_as_interrupt
+from tests.unit.test_inference_chunks import run, write
+
+def compute(chunk, given, path):
+    if sys.argv[2] == "fails":
+        raise InputError("it can't")
+    write(chunk, given, path)
+
+with ending("kept"):
+    terminate_as_interrupt()
+    run(Path(sys.argv[1]), read_sequences("-"), compute=compute)
+"""
+
+
+@pytest.mark.parametrize(("how", "code", "told"), [("fails", 2, "it can't"), ("is ended", 143, "interrupted; kept")])
+def test_a_pipe_that_says_nothing_holds_up_no_end(tmp_path, how, code, told):
+    command = [sys.executable, "-c", WAITS, str(tmp_path / "o"), how]
+    given = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": os.getcwd()}
+    with subprocess.Popen(command, **given) as process:
+        try:
+            process.stdin.write(b">a\nM\n>b\nM\n>c\nM\n>d\nM\n")
+            process.stdin.flush()
+            deadline = time.monotonic() + 60
+            while how == "is ended" and not list(tmp_path.glob("o/part-*")):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.01)
+            if how == "is ended":
+                process.terminate()
+            assert process.wait(30) == code
+            assert process.stderr.read().decode() == f"plmft: {told}\n"
+        finally:
+            process.kill()

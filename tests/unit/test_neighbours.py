@@ -264,5 +264,7 @@ def test_sequences_are_embedded_as_the_index_was(base) -> None:
         asked_of_embed(base[0], weights="local", **made)
     with pytest.raises(InputError, match=r"model=esm2_8m: i was embedded by esm2_tiny\. Leave model out"):
         asked_of_embed(base[0], "model=esm2_8m", **made)
+    with pytest.raises(InputError, match=r"made with run=FOLDER, a tuned model .* give that output as the query"):
+        asked_of_embed(base[0], weights="tuned from random weights", **made)
     with pytest.raises(InputError, match="does not tell which model made it"):
         asked_of_embed(base[0])

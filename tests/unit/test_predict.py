@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from plmft import InputError
-from plmft.inference import computing
+from plmft.inference import computing, job
 from plmft.inference.answers import Answers
 from plmft.inference.chunks import Counts
 from plmft.inference.described import Described, device_for
@@ -172,6 +172,24 @@ def test_contacts_in_every_form(proteins, tmp_path):
     assert len(table["first"]) == len(given[3]) and table["first"][0] < table["second"][0]
 
 
+def test_contacts_are_not_computed_in_windows(proteins, tmp_path):
+    model = tuned(tmp_path / "m", "contacts")
+    with pytest.raises(InputError, match=r"length_policy=window: contacts reach across windows. Set refuse or crop"):
+        run(model, proteins, tmp_path / "c.csv", length_policy="window")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m", "proteins.fa"]
+    run(model, proteins, tmp_path / "c.csv")
+    reason = pd.read_csv(tmp_path / "c.csv.rejected.csv")["reason"][1]
+    assert reason == "75 residues; the model takes 60 (length_policy=crop takes more)"
+
+
+def test_maps_that_are_not_drawn_are_told(proteins, tmp_path):
+    model = tuned(tmp_path / "m", "contacts")
+    for output in ("c.csv", "folder"):
+        assert not any("plots" in note for note in run(model, proteins, tmp_path / output).notes)
+        (told,) = [note for note in run(model, proteins, tmp_path / output, plots=2).notes if "plots" in note]
+        assert told.startswith("plots=2: of the 10 sequences that were found done no map was drawn now.")
+
+
 @pytest.mark.slow  # Matplotlib
 def test_contact_maps_as_pictures(proteins, tmp_path):
     run(tuned(tmp_path / "m", "contacts"), proteins, tmp_path / "c.csv", chunk=4, plots=2)
@@ -269,6 +287,22 @@ def test_a_job_killed_while_its_file_was_put_together_ends_well(regression, prot
     assert not output.exists() and not list(tmp_path.glob(".*"))
     run(regression, proteins, output)
     assert len(output.read_text().splitlines()) == 11
+
+
+def test_the_same_command_at_once_is_refused_until_the_file_is_there(regression, proteins, tmp_path, monkeypatch):
+    put_together, output = job.assemble, tmp_path / "p.csv"
+
+    def meanwhile(*given):
+        with pytest.raises(InputError, match=r"p\.csv\.parts: another process is writing shard 1/1 there"):
+            run(regression, proteins, output)
+        put_together(*given)
+
+    monkeypatch.setattr(job, "assemble", meanwhile)
+    assert run(regression, proteins, output).counts == Counts(10, 0, 2)
+    assert run(regression, proteins, output).counts == Counts(0, 10, 2)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith((".", "p.csv"))) == [
+        "p.csv", "p.csv.about.json", "p.csv.rejected.csv",
+    ]  # fmt: skip
 
 
 def test_shards_share_a_folder_that_pandas_reads(regression, proteins, tmp_path):
