@@ -131,14 +131,14 @@ def test_shards_share_a_folder_and_cover_the_input_once(tmp_path):
 
 def test_a_long_list_of_rejected_ones_is_not_held(tmp_path):
     output, text = ChunkedOutput(tmp_path / "o", IDENTITY), b"1,s1,line 1,wrong\n" * 500_000
-    output.begin(3, Shard())
-    output.rejected_draft(Shard()).write_bytes(text)
-    tracemalloc.start()
-    try:
-        output.keep_rejected(Shard(), 500_000)
-        assert tracemalloc.get_traced_memory()[1] < len(text) / 4
-    finally:
-        tracemalloc.stop()
+    with output.alone(3, Shard()):
+        output.rejected_draft(Shard()).write_bytes(text)
+        tracemalloc.start()
+        try:
+            output.keep_rejected(Shard(), 500_000)
+            assert tracemalloc.get_traced_memory()[1] < len(text) / 4
+        finally:
+            tracemalloc.stop()
     assert output.rejected(Shard()).read_bytes() == text
     assert not output.rejected_draft(Shard()).exists() and not list(tmp_path.glob(".*"))
 

@@ -170,7 +170,7 @@ def test_a_saved_model_predicts_the_same(
     again = load(tmp_path / "model")
     assert again.description.spec == spec
     sequences = ["MKV", "A", "W" * 60, "ACDEFGHIKLMNPQRSTVWYXUZOB", "M" * 300]
-    made = [again._record(i, s) for i, s in enumerate(sequences)]
+    made = [again.record(i, s) for i, s in enumerate(sequences)]
     expected = Tuned(predictor.eval(), description).predict_records(made, 100)
     for mine, other in zip(again.predict_records(made, 100), expected, strict=True):
         np.testing.assert_array_equal(mine, other)

@@ -107,7 +107,7 @@ def test_a_saved_model_predicts_the_same(
     predictor, _ = saved(tmp_path / "model", family, tuning, kind, rng)
     again = load(tmp_path / "model")
     sequences = ["MKV", "A", "W" * 60, "ACDEFGHIKLMNPQRSTVWYXUZOB"]
-    records = [again._record(i, s) for i, s in enumerate(sequences)]
+    records = [again.record(i, s) for i, s in enumerate(sequences)]
     expected = type(again)(predictor, again.description).predict_records(records, 50)
     found = again.predict_records(records, 50)
     for mine, other in zip(found, expected, strict=True):
