@@ -87,7 +87,7 @@ def measure_variant(bench: Bench, name: str, asked: dict[str, Any], predictions:
 def _loaded(what: Asked, device: str) -> Tuned:
     """With adapters merged, computing in float32 whatever the run did: a variant brings its own precision."""
     tuned = load(what.model, device, merge=True)
-    tuned.predictor.requires_grad_(False)
+    tuned.predictor.float().requires_grad_(False)
     if what.windowed and tuned.predictor.windows is None:
         tuned.predictor.windows = Windows.of(tuned.description.spec.context, tuned.description.spec.tokenizer)
     return replace(tuned, description=replace(tuned.description, precision="fp32"))

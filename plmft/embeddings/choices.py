@@ -10,7 +10,7 @@ from annotated_types import Gt, MinLen
 from plmft import InputError
 from plmft.config.words import Grammar
 from plmft.embeddings.block import Per
-from plmft.inference.parts import Shard
+from plmft.inference.parts import Shard, named
 from plmft.inference.sequences import Columns
 from plmft.models.spec import Spec
 from plmft.tracking.options import Tracking
@@ -102,7 +102,7 @@ class Request:
     @property
     def path(self) -> Path:
         """Of the output."""
-        return Path(self.output).expanduser()
+        return named(self.output)
 
     @property
     def is_file(self) -> bool:

@@ -17,7 +17,7 @@ from plmft.embeddings.layers import ChosenLayers
 from plmft.embeddings.vectors import Reader
 from plmft.models.backbone import TransformerBackbone
 from plmft.models.embedding_key import architecture_digest, weights_digest
-from plmft.models.precision import hold_frozen_in_bf16
+from plmft.models.precision import hold_for, hold_frozen_in_bf16
 from plmft.models.spec import Spec
 from plmft.models.windows import Windows
 
@@ -91,6 +91,7 @@ def prepare(request: Request, source: Source, device: "Device") -> Embedding:
     identity = _identity(request, source, device, layers)
     if device.precision in BF16:  # the same vectors as under autocast alone, sooner
         hold_frozen_in_bf16(backbone)
+    hold_for(device.precision, backbone)
     tokens = request.hardware.tokens_per_batch
     read = Reader(
         ChosenLayers(backbone, layers) if transformer else backbone,

@@ -1,11 +1,11 @@
 """README.md of an exported model: what it is, how it scored, how it is used, whose the weights are."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from plmft.exporting.rectangle import OUTPUTS
 from plmft.models.tuned import Tuned
+from plmft.tracking.model_of_run import summary_beside
 
 PREDICTS = {
     "sequence_regression": "a number for each sequence",
@@ -42,11 +42,8 @@ def _about(tuned: Tuned, run_id: str | None) -> Iterator[str]:
 
 
 def _scores(model: Path) -> Iterator[str]:
-    try:
-        summary = json.loads((model.parent / "summary.json").read_text())
-        metrics = summary["metrics"]
-    except (OSError, ValueError, KeyError):
-        return
+    summary = summary_beside(model)
+    metrics = summary.get("metrics", {})
     rows = []
     for name, value in metrics.items():
         if name.startswith("test/") and f"{name}_ci_low" in metrics:

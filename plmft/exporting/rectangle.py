@@ -23,7 +23,7 @@ OUTPUTS = {"sequence_regression": "values", "contacts": "contacts"}  # of other 
 
 
 class Rectangle(nn.Module):
-    """A predictor over rectangles, in float32 and evaluation mode.
+    """A predictor over rectangles, in float32 and evaluation mode, as the predictor itself is afterwards.
 
     Args: tuned: its adapters, if it has any, must be merged (`load(..., merge=True)`).
     Raises: InputError: its head or its backbone has no form over rectangles.
@@ -32,6 +32,7 @@ class Rectangle(nn.Module):
     def __init__(self, tuned: Tuned) -> None:
         super().__init__()
         tokenizer = tuned.description.spec.tokenizer
+        tuned.predictor.float()  # a run may hold weights in bfloat16
         self.kind = tuned.predictor.kind
         self.before, self.after = len(tokenizer.prefix), len(tokenizer.suffix)
         self.backbone = _backbone(tuned.predictor)

@@ -1,4 +1,7 @@
-"""The parts of a prediction job: sequences in, a Parquet file out. The model is loaded when the first part needs it."""
+"""The parts of a prediction job: sequences in, a Parquet file out.
+
+The model is loaded when the first part needs it, if not before.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -66,18 +69,24 @@ class Computer:
     tokens_per_batch: int | Literal["auto"]
     plots: Plots
 
+    def load(self) -> None:
+        """The model, now. Raises: InputError: as plmft.models.tuned.load."""
+        _ = self._tuned
+
     @cached_property
     def _tuned(self) -> "Tuned":
         from plmft.efficiency.allocator import keep_freed_memory
         from plmft.training.interrupts import nothing_open
 
         with nothing_open():  # no part is begun
+            from plmft.models.precision import hold_for
             from plmft.models.tuned import load
             from plmft.models.windows import Windows
 
         if self.device == "cpu":
             keep_freed_memory()
         tuned = load(self.model.folder, self.device, merge=self.settings.merge)
+        hold_for(self.settings.precision, tuned.predictor)
         spec = tuned.description.spec
         if self.settings.length_policy == "window" and spec.context is not None:
             tuned.predictor.windows = Windows.of(spec.context, spec.tokenizer)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from plmft import InputError
 from plmft.inference.sequences import Columns
+from plmft.tracking.model_of_run import summary_beside
 
 if TYPE_CHECKING:
     from plmft.training.hardware import Device, Hardware
@@ -62,7 +63,7 @@ class Described:
     @property
     def _coverage_notes(self) -> tuple[str, ...]:
         """What share of its run's test records the intervals or sets held; none where that was not measured."""
-        found = (self._summary.get("metrics") or {}).get("test/conformal_coverage_90")
+        found = self._summary.get("metrics", {}).get("test/conformal_coverage_90")
         if found is None or not (self.folder / "confidence.json").is_file():
             return ()
         what = "low and high" if self.kind == "sequence_regression" else "the sets in likely"
@@ -72,12 +73,7 @@ class Described:
 
     @property
     def _summary(self) -> dict[str, Any]:
-        """`summary.json` of the run, where it lies beside the folder; else empty."""
-        try:
-            found = json.loads((self.folder.parent / "summary.json").read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) and self.folder.name == "model" else {}
+        return summary_beside(self.folder)
 
     def origin(self, run_id: str | None) -> dict[str, str]:
         """`run_id`, `run_name` and `task` of the run that left it; without what is not known.
@@ -147,18 +143,14 @@ def read_described(folder: Path) -> Described:
     return Described(folder, text)
 
 
-def device_for(hardware: "Hardware", model: Described, merge: bool) -> tuple["Device", tuple[str, ...]]:
+def device_for(hardware: "Hardware", model: Described) -> tuple["Device", tuple[str, ...]]:
     """The device, its precision being the run's where hardware.precision is auto; and notes, if it can't be.
 
-    Args: merge: adapters will be added to the weights, which are held in 32 bits then.
-    Raises: InputError: as Hardware.resolve; a precision that weights held in bfloat16 don't allow.
+    Raises: InputError: as Hardware.resolve.
     """
     device = hardware.resolve()
     wanted = model.precision if hardware.precision == "auto" else hardware.precision
-    held = model.precision == "bf16_weights" and not (merge and model.has_adapter)
-    if held and wanted not in BF16:
-        raise InputError(f"hardware.precision={wanted}: the model's weights are held in bfloat16. Set bf16.")
     slow = device.kind == "cpu" and (wanted == "fp16" or (wanted in BF16 and device.precision == "fp32"))
-    if hardware.precision == "auto" and slow and not held:
+    if hardware.precision == "auto" and slow:
         return dataclasses.replace(device, precision="fp32"), (f"Computed in fp32: this CPU has no {wanted}.",)
     return dataclasses.replace(hardware, precision=wanted).resolve(), ()

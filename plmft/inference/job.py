@@ -20,7 +20,7 @@ from plmft.inference.computing import Computer, Plots, Settings
 from plmft.inference.described import Described, device_for, read_described
 from plmft.inference.opening import STDIN, Position, open_bytes
 from plmft.inference.options import Request
-from plmft.inference.parts import ChunkedOutput, list_parts, read_identity, told_differences
+from plmft.inference.parts import ChunkedOutput, list_parts, named, read_identity, told_differences
 from plmft.inference.sequences import Given, Rejected, read_sequences
 from plmft.inference.showing import Watched, bar
 
@@ -39,7 +39,7 @@ class Place:
     @classmethod
     def of(cls, request: Request) -> "Place":
         """Raises: InputError: a suffix that is not known; a shard without a folder."""
-        output = Path(request.output).expanduser()
+        output = named(request.output)
         suffix = suffix_of(output)
         if not suffix:
             return cls(output, None, ".parquet")
@@ -90,7 +90,7 @@ def run_job(request: Request, folder: Path, run_id: str | None = None) -> Outcom
         position=position,
     )
     merge = options.merge and model.has_adapter
-    device, notes = device_for(request.hardware, model, merge)
+    device, notes = device_for(request.hardware, model)
     settings = Settings(device.precision, merge, model.policy(options.length_policy))
     identity = {"plmft": importlib.metadata.version("plmft"), "model": model.digest, **asdict(settings)}
     plots = Plots(options.plots, place.beside(".plots"))
@@ -99,6 +99,8 @@ def run_job(request: Request, folder: Path, run_id: str | None = None) -> Outcom
         return Outcome(counts, place.file, there, None, notes + model.notes + plots.notes(counts.skipped))
     output = ChunkedOutput(place.parts, identity, suffix=".parquet", rejected=place.beside(".rejected.csv"))
     computer = Computer(model, settings, device.torch_type, request.hardware.tokens_per_batch, plots)
+    if not place.parts.exists():
+        computer.load()  # what is wrong with it is told before anything is written
     with output.alone(options.chunk, options.part) as done:
         with bar(watched) as shown:
             counts = run_chunks(

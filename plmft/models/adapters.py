@@ -6,12 +6,11 @@ Merged, (W + s·BA) x stands for W x + s·B(A x): equal to about 1e-5 in float32
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from plmft import InputError
 from plmft.models.four_bits import PackedLinear
-from plmft.models.tensors import write_tensors
+from plmft.models.tensors import AGAIN, read_tensors_of_model, write_tensors
 
 PEFT_PREFIX = "base_model.model."
 
@@ -27,15 +26,20 @@ def save_adapter(network: nn.Module, folder: Path) -> None:
 
 
 def load_adapter(network: nn.Module, folder: Path) -> None:
-    """Fill the adapters of a network that has them. Raises: InputError: the files hold others."""
+    """Fill the adapters of a network that has them. Raises: InputError: they are missing, damaged or of others."""
     from peft import set_peft_model_state_dict
 
-    state = load_file(folder / "adapter_model.safetensors")
-    outcome = set_peft_model_state_dict(network, {k.removeprefix(PEFT_PREFIX): v for k, v in state.items()})
+    file = folder / "adapter_model.safetensors"
+    state = {name.removeprefix(PEFT_PREFIX): value for name, value in read_tensors_of_model(file).items()}
+    try:
+        outcome = set_peft_model_state_dict(network, state)
+    except RuntimeError as error:
+        told = str(error).splitlines()[-1].strip().rstrip(".")
+        raise InputError(f"{file}: the adapter does not fit ({told}). {AGAIN}") from None
     lacking = [name for name in outcome.missing_keys if "lora_" in name]
     if lacking or outcome.unexpected_keys:
         raise InputError(
-            f"{folder}: the adapter does not fit. Missing: {lacking}. Unexpected: {outcome.unexpected_keys}."
+            f"{file}: the adapter does not fit. Missing: {lacking}. Unexpected: {outcome.unexpected_keys}. {AGAIN}"
         )
 
 

@@ -19,7 +19,8 @@ def autocast(precision: str, device_type: str) -> torch.autocast:
 
 
 def hold_frozen_in_bf16(backbone: nn.Module) -> None:
-    """Round the weights of linear layers that don't learn, in place. Compute with it under bfloat16 autocast alone.
+    """Round the weights of linear layers that don't learn, in place. Compute with it under bfloat16 autocast alone, or
+    call `hold_for` first.
 
     Norms, embeddings and rotary frequencies stay in float32: autocast does not round them, and a rounded frequency
     turns far residues by a wrong angle. Weights that learn stay in float32, which is what the optimizer moves.
@@ -29,3 +30,11 @@ def hold_frozen_in_bf16(backbone: nn.Module) -> None:
             for weights in module.parameters(recurse=False):
                 if weights.is_floating_point() and not weights.requires_grad:
                     weights.data = weights.data.to(torch.bfloat16)
+
+
+def hold_for(precision: str, module: nn.Module) -> None:
+    """Make ready to compute in `precision`, in place: unless that is in bfloat16, what is held so becomes float32, the
+    same values.
+    """
+    if AUTOCAST.get(precision) is not torch.bfloat16:
+        module.float()

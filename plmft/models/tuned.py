@@ -19,8 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import plmft.models.head_spec as heads
@@ -40,12 +38,13 @@ from plmft.models.head_spec import Head
 from plmft.models.precision import autocast, hold_frozen_in_bf16
 from plmft.models.predictor import Predictor
 from plmft.models.spec import Spec
-from plmft.models.tensors import write_tensors
+from plmft.models.tensors import AGAIN, read_tensors_of_model, write_tensors
 from plmft.models.tuning import LoRA, Tuning
 from plmft.models.weights import Located, locate, save_network
 from plmft.models.windows import Windows
 
 LAYOUT = 1
+PARTS = {"model": specs, "tuning": tunings, "head": heads}  # of plmft.json, and where their classes are
 
 
 @dataclass(frozen=True)
@@ -202,49 +201,60 @@ def load(folder: Path | str, device: str = "cpu", *, merge: bool = False) -> Tun
     Args:
         merge: add adapters to the weights beside them: faster, and no longer the same to the last bit. Where those
             weights are held in four or 16 bits, the sum is in 32. Nothing happens to a model without adapters.
-    Raises: InputError: the folder holds no tuned model, one of another layout, or the base can't be had.
+    Raises: InputError: the folder holds no tuned model, one of another layout, or a file of it is missing or damaged;
+        the base can't be had.
     """
     folder = Path(folder)
-    file = folder / "plmft.json"
-    if not file.is_file():
-        raise InputError(
-            f"{folder} holds no tuned model (no plmft.json). Name a run's folder `model`, not its id: "
-            "mlruns/work/RUN/model."
-        )
-    text = json.loads(file.read_text())
-    if text["layout"] != LAYOUT:
-        raise InputError(f"{file}: layout {text['layout']} is not {LAYOUT}, which this version of plmft reads.")
-    spec = _from_json(specs, text["model"])
-    task = {**text["task"], "classes": tuple(text["task"]["classes"])}
-    tuning, precision = _from_json(tunings, text["tuning"]), text.get("precision", "fp32")
-    description = Description(spec, tuning, _from_json(heads, text["head"]), **task, precision=precision)
+    description, base = _read(folder / "plmft.json")
+    spec, tuning = description.spec, description.tuning
     predictor = build_predictor(
         spec,
-        _base(spec, text["base"], folder),
+        _base(spec, base, folder),
         tuning=tunings.Full(),
         head=description.head,
         kind=description.kind,
         outputs=len(description.classes) or 1,
     )
     if spec.from_scratch:
-        predictor.backbone.load_state_dict(load_file(folder / "backbone" / "model.safetensors"))
+        _load_strictly(predictor.backbone, folder / "backbone" / "model.safetensors")
     tuning.apply(predictor.backbone)
     if isinstance(tuning, LoRA):
         load_adapter(predictor.backbone.network, folder / "adapter")
-    _load_strictly(predictor, load_file(folder / "head.safetensors"), file)
+    _load_strictly(predictor, folder / "head.safetensors", elsewhere=("backbone.",))
     if description.windows:
         predictor.windows = Windows.of(spec.context, spec.tokenizer)
     if merge and isinstance(tuning, LoRA):
         merge_adapters(predictor.backbone.network)
-    elif precision == "bf16_weights":
+    elif description.precision == "bf16_weights":
         hold_frozen_in_bf16(predictor.backbone)
     return Tuned(predictor.eval().to(device), description, _confidence(folder / "confidence.json"))
+
+
+def _read(file: Path) -> tuple[Description, dict[str, Any]]:
+    """What was chosen, and where the base weights come from."""
+    if not file.is_file():
+        raise InputError(
+            f"{file.parent} holds no tuned model (no plmft.json). Name a run's folder `model`, not its id: "
+            "mlruns/work/RUN/model."
+        )
+    try:
+        text = json.loads(file.read_text())
+        if text["layout"] != LAYOUT:
+            raise InputError(f"{file}: layout {text['layout']} is not {LAYOUT}, which this version of plmft reads.")
+        parts = (_from_json(kind, text[key]) for key, kind in PARTS.items())
+        task = {**text["task"], "classes": tuple(text["task"]["classes"])}
+        found = Description(*parts, **task, precision=text.get("precision", "fp32"))
+        return found, {key: text["base"][key] for key in ("included", "revision")}
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file} can't be read ({error!r:.200}). {AGAIN}") from None
 
 
 def _confidence(file: Path) -> Confidence | None:
     try:
         return Confidence.from_dict(json.loads(file.read_text())) if file.is_file() else None
-    except ValueError as error:
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{file} can't be read ({error}). Get the model's folder again, or remove the file.") from None
 
 
@@ -256,11 +266,16 @@ def _base(spec: Spec, base: dict[str, Any], folder: Path) -> Located:
     return locate(dataclasses.replace(spec, init="pretrained", path=None, checkpoint=None, revision=base["revision"]))
 
 
-def _load_strictly(predictor: Predictor, state: dict[str, torch.Tensor], file: Path) -> None:
-    missing, unexpected = predictor.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.startswith("backbone.")]
-    if missing or unexpected:
-        raise InputError(f"{file.parent}: weights do not fit. Missing: {missing}. Unexpected: {unexpected}.")
+def _load_strictly(module: nn.Module, file: Path, *, elsewhere: tuple[str, ...] = ()) -> None:
+    """Fill all weights of the module, but for those whose names begin so."""
+    state, own = read_tensors_of_model(file), module.state_dict()
+    missing = [name for name in own if name not in state and not name.startswith(elsewhere)]
+    other = [name for name, tensor in state.items() if name not in own or tensor.shape != own[name].shape]
+    if missing or other:
+        raise InputError(
+            f"{file}: weights do not fit. Missing: {missing}. Unexpected, or of other shape: {other}. {AGAIN}"
+        )
+    module.load_state_dict(state, strict=False)
 
 
 def _save_backbone(backbone: nn.Module, folder: Path) -> None:

@@ -4,13 +4,14 @@ A folder costs nothing. Else MLflow is imported (1 to 2 s) and asked. A run of t
 folder that it wrote; a model that lies elsewhere is fetched once, whole or not at all, into runs/cache/models.
 """
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 DESCRIPTION = "plmft.json"  # what makes a folder a tuned model's
-INSIDE = ("", "model", "artifacts/tuned")  # of a tuned model, a run's folder, an MLflow model
+MODEL = "model"  # the folder's name where a run left it
+INSIDE = ("", MODEL, "artifacts/tuned")  # of a tuned model, a run's folder, an MLflow model
 REGISTERED, RUNS, LOGGED = "models:/", "runs:/", "m-"
 MOST_SHOWN = 5
 
@@ -59,6 +61,19 @@ def find_model(model: str, uri: str, runs: Path) -> Found:
     if model.startswith(REGISTERED):
         return _registered(client, uri, model, runs)
     return _of_run(client, uri, _run(client, uri, model.removeprefix(RUNS).partition("/")[0]), runs)
+
+
+def summary_beside(folder: Path) -> dict[str, Any]:
+    """`summary.json` of the run that left a model's folder, with its `metrics`, where that lies beside it; else empty.
+
+    Beside a copy of another name lies anything.
+    """
+    try:
+        found = json.loads((folder.parent / "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    known = folder.name == MODEL and isinstance(found, dict) and isinstance(found.get("metrics"), dict)
+    return found if known else {}
 
 
 def _in_folder(place: Path) -> Path:
@@ -114,7 +129,7 @@ def _of_run(client: "MlflowClient", uri: str, run: "StoredRun", runs: Path) -> F
             f"{said} did not finish: it is {run.info.status}. Give its command again, which goes on where it was; or "
             "name another run."
         )
-    here = runs / "work" / tags.get("folder", ".") / "model"
+    here = runs / "work" / tags.get("folder", ".") / MODEL
     if (here / DESCRIPTION).is_file():
         return Found(here, run_id)
     logged = [output.model_id for output in (run.outputs.model_outputs if run.outputs else ())]

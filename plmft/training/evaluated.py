@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from plmft import InputError
+from plmft.tracking.model_of_run import MODEL, summary_beside
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Evaluated:
         try:
             parts = json.loads(file.read_text())
             kept = {key: parts[key] for key in ("model", "tuning", "task", "base")}
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{file} can't be read ({error}). Get the model's folder again.") from None
         return cls(folder, run_id, kept | {"precision": parts.get("precision", "fp32")})
 
@@ -56,9 +57,9 @@ class Evaluated:
 
     def saved_config(self, uri: str) -> dict[str, Any] | None:
         """Of its run: from the run's folder, else from the store; None: it is in neither."""
-        beside = self.folder.parent / "config.yaml"
-        if beside.is_file():
-            return yaml.safe_load(beside.read_text())
+        beside = self._config_beside()
+        if beside is not None:
+            return beside
         if self.run_id is None:
             return None
         from plmft.tracking.reading import artifact_text, open_existing
@@ -66,9 +67,15 @@ class Evaluated:
         text = artifact_text(open_existing(uri), self.run_id, "config.yaml")
         return yaml.safe_load(text) if text else None
 
+    def _config_beside(self) -> dict[str, Any] | None:
+        """Of its run; None: what lies beside the folder, if anything, is of something else."""
+        try:
+            found = yaml.safe_load((self.folder.parent / "config.yaml").read_text())
+            _ = found["task"]["_target_"], found["seed"], found["data"]["length_policy"]
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+            return None
+        return found if self.folder.name == MODEL else None
+
     def own_test(self) -> dict[str, Any]:
         """`summary.json` of its run, where that lies beside it: `metrics`, `data_digest`, ...; else empty."""
-        try:
-            return json.loads((self.folder.parent / "summary.json").read_text())
-        except (OSError, ValueError):
-            return {}
+        return summary_beside(self.folder)

@@ -12,7 +12,7 @@ from plmft.data.packing import EncodedSplit
 from plmft.data.records import Record, Split
 from plmft.data.sampler import EvaluationBatches, Filler
 from plmft.efficiency.phase import PhaseMeter
-from plmft.models.precision import autocast
+from plmft.models.precision import autocast, hold_for
 from plmft.models.tuned import Tuned
 from plmft.training.cost import make_embedding_meter
 from plmft.training.distributed import Ranks
@@ -98,6 +98,7 @@ class EvaluationPass:
 
 def on_device(tuned: Tuned, device: Device, hardware: Hardware, precision: str) -> Tuned:
     """The model where it will compute, in this precision."""
+    hold_for(precision, tuned.predictor)
     if hardware.compile:
         tuned.predictor.backbone.compile_layers()
     place = f"cuda:{device.index}" if device.kind == "gpu" else "cpu"

@@ -21,6 +21,7 @@ from plmft.inference.sequences import Columns
 from plmft.inference.showing import Watched
 from plmft.models.embedding import embed_sequences
 from plmft.models.tuned import load
+from plmft.models.tuning import Frozen
 from plmft.tracking.options import Tracking
 from plmft.training.hardware import Hardware
 from tests.conftest import random_sequence
@@ -272,6 +273,27 @@ def test_a_tuned_models_backbone(fasta: Path, sequences, tmp_path: Path, rng: np
     np.testing.assert_allclose(open_embeddings(tmp_path / "out").vectors, wanted, rtol=1e-3, atol=1e-4)
     plain = ask(fasta, tmp_path / "plain")
     assert plain.embedding.identity["weights_sha256"] != outcome.embedding.identity["weights_sha256"]
+
+
+def test_a_tuned_models_backbone_that_is_held_in_bfloat16(fasta: Path, sequences, tmp_path: Path, rng) -> None:
+    folder = tmp_path / "tuned"
+    tuned_models.saved(folder, "esm2", Frozen(), "sequence_regression", rng, precision="bf16_weights")
+    ask(fasta, tmp_path / "out", run=str(folder))  # in float32
+    backbone = load(folder).predictor.backbone.float()
+    wanted = embed_sequences(tuned_models.spec(), list(sequences.values()), backbone=backbone, windows=True)
+    np.testing.assert_allclose(open_embeddings(tmp_path / "out").vectors, wanted, **CLOSE)
+
+
+def test_the_folder_that_one_is_in(fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"output=/: there is something else"):
+        ask(fasta, Path("/"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="there is something else"):
+        ask(fasta, Path())
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    ask(fasta, Path())
+    assert len(open_embeddings(tmp_path / "here").ids) == 20
 
 
 def test_a_missing_package_is_told_first(fasta: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

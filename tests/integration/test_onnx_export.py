@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ from plmft import InputError
 from plmft.exporting.rectangle import Rectangle
 from plmft.models.head_spec import ResidueHead
 from plmft.models.tuned import load
-from plmft.models.tuning import Full, LoRA
+from plmft.models.tuning import Frozen, Full, LoRA
 from tests.conftest import random_sequence
 from tests.unit.networks import TOKENIZERS
 from tests.unit.test_onnx_rectangle import MEAN, model_of
@@ -40,19 +41,21 @@ np.savez(folder + "/found.npz", **found)
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "tuning", "kind"),
+    ("family", "tuning", "kind", "precision"),
     [
-        ("esm2", LoRA(2, 4, 0.0, ("attention", "feedforward")), "residue_classification"),
-        ("bert", Full(), "sequence_regression"),
+        ("esm2", LoRA(2, 4, 0.0, ("attention", "feedforward")), "residue_classification", "fp32"),
+        ("bert", Full(), "sequence_regression", "fp32"),
+        ("esm2", Frozen(), "sequence_regression", "bf16_weights"),
     ],
 )
-def test_equal_in_a_process_without_plmft(family, tuning, kind, tmp_path, rng):
+def test_equal_in_a_process_without_plmft(family, tuning, kind, precision, tmp_path, rng):
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     from plmft.exporting.onnx import export_onnx, read_about
 
-    saved(tmp_path / "m", family, tuning, kind, rng)
+    saved(tmp_path / "m", family, tuning, kind, rng, precision=precision)
     tuned = load(tmp_path / "m", merge=True)
+    tuned = replace(tuned, description=replace(tuned.description, precision="fp32"))
     export_onnx(tuned, tmp_path / "out" / "model.onnx")
     assert [part.name for part in (tmp_path / "out").iterdir()] == ["model.onnx"]
     assert b"/plmft/" not in (tmp_path / "out" / "model.onnx").read_bytes()  # no path of this machine's code

@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ import torch
 from torch import nn
 
 from plmft import InputError
-from plmft.bench import compress_int8, compress_prune
+from plmft.bench import compress_cell, compress_int8, compress_prune
 from plmft.bench.compress_variants import VARIANTS, Given, state_bytes, variant
 from plmft.bench.compression import ALL
 from plmft.models.predictor import Predictor
+from plmft.models.tuning import Frozen
 from tests.unit.networks import backbone, packed
-from tests.unit.tuned_models import HEADS
+from tests.unit.tuned_models import HEADS, saved
 
 LENGTHS = [20, 41, 12, 33]
 KIND = "residue_classification"
@@ -168,6 +170,12 @@ def test_a_labs_own_function(predictor, batch, tmp_path, monkeypatch):
     assert predictor.head.linear.bias.eq(0).all()
     assert len(found.predict(batch)) == len(LENGTHS)
     sys.modules.pop("mylab")
+
+
+def test_what_a_run_held_in_bfloat16_is_compressed_from_float32(tmp_path, rng):
+    saved(tmp_path / "m", "esm2", Frozen(), KIND, rng, precision="bf16_weights")
+    tuned = compress_cell._loaded(SimpleNamespace(model=tmp_path / "m", windowed=False), "cpu")
+    assert {weights.dtype for weights in tuned.predictor.parameters()} == {torch.float32}
 
 
 def test_an_unknown_variant_is_refused_by_name():

@@ -14,6 +14,8 @@ from plmft.data.options import Limit
 from plmft.data.records import IGNORE, Record
 from plmft.evaluate import composed
 from plmft.export import export
+from plmft.models.tuned import load
+from plmft.models.tuning import Frozen
 from plmft.training.distributed import ALONE, Ranks
 from plmft.training.evaluated import Evaluated
 from plmft.training.evaluating import Evaluation
@@ -22,6 +24,7 @@ from plmft.training.evaluation_record import _counts, _scores
 from plmft.training.hardware import Hardware
 from plmft.training.result import Result
 from tests.unit.exported_models import saved_model
+from tests.unit.tuned_models import LORA, saved
 
 SAVED = {
     "task": {
@@ -128,6 +131,30 @@ def test_a_folder_alone_needs_a_task(tmp_path):
         composed([f"run={tmp_path / 'model'}", "task=planted_structure"])
 
 
+@pytest.mark.parametrize("text", ["a: 1", "[", "- task", "task: other\nseed: 1\ndata: {length_policy: crop}"])
+@pytest.mark.parametrize("name", ["model", "copy"])
+def test_what_lies_beside_a_copy_is_not_its_runs(tmp_path, text, name):
+    folder = tmp_path / name
+    saved_model(folder, "residue_classification")
+    for file in ("config.yaml", "summary.json"):
+        (tmp_path / file).write_text(text)
+    with pytest.raises(InputError, match=r"its task isn't known. Choose one"):
+        composed([f"run={folder}"])
+    assert composed([f"run={folder}", "task=planted_structure"])["seed"] == 0
+    assert Evaluated.of(folder, None).own_test() == {}
+
+
+def test_a_copy_beside_another_runs_files_is_not_that_runs(tmp_path):
+    saved_model(tmp_path / "copy", "residue_classification")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(SAVED))
+    (tmp_path / "summary.json").write_text(json.dumps({"metrics": {}, "data_digest": "1"}))
+    assert Evaluated.of(tmp_path / "copy", None).own_test() == {}
+    assert composed([f"run={tmp_path / 'copy'}", "task=planted_structure"])["seed"] == 0
+    (tmp_path / "copy").rename(tmp_path / "model")
+    assert Evaluated.of(tmp_path / "model", None).own_test()["data_digest"] == "1"
+    assert composed([f"run={tmp_path / 'model'}"])["seed"] == SAVED["seed"]
+
+
 def record(target):
     return Record("a", "MKT", target, "test")
 
@@ -165,6 +192,18 @@ def test_one_pass_gives_the_models_own_predictions_and_what_it_cost(tmp_path):
     cost = result.costs["test"]
     assert cost.values["usd"] == pytest.approx(cost.values["wall_time_s"] / 1000)  # 3.6 USD an hour
     assert list(result.costs) == ["test"]
+
+
+@pytest.mark.parametrize("tuning", [Frozen(), LORA], ids=lambda t: t.name)
+def test_a_run_that_held_weights_in_bfloat16_is_scored_in_float32(tmp_path, rng, tuning):
+    saved(tmp_path / "model", "esm2", tuning, "sequence_regression", rng, precision="bf16_weights")
+    device = hardware().resolve()
+    tuned = on_device(load(tmp_path / "model"), device, hardware(), "fp32")
+    records = [Record("a", "MKT" * 5, 0.0, "test")]
+    once = EvaluationPass(tuned, device, hardware(), ALONE, tmp_path / "cache", Console(quiet=True))
+    (found,) = once.run({"test": records}).predictions["test"]
+    rounded = load(tmp_path / "model").predict(["MKT" * 5])[0]
+    assert found != rounded and found == pytest.approx(rounded, rel=0.05, abs=0.05)
 
 
 class Apart(Ranks):

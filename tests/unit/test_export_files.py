@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from plmft import InputError
+from plmft.export import export
 from plmft.exporting.card import write_card
 from plmft.exporting.hf import STANDALONE, export_adapter, export_huggingface
 from plmft.exporting.torch_export import export_torch
 from plmft.models.head_spec import SequenceHead
 from plmft.models.tuned import load
-from plmft.models.tuning import DoRA
+from plmft.models.tuning import DoRA, Frozen
 from tests.unit.exported_models import CLASSES, LORA, PARTNERS, SEQUENCES, expected, saved_model
+from tests.unit.tuned_models import saved
 
 OTHER_HEADS = [
     SequenceHead("max", False, 8, 0.0),
@@ -204,6 +206,38 @@ def test_program_predicts_the_same_for_any_batch_and_length(tmp_path, kind):
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
         np.testing.assert_allclose(model(tokens, mask)[0].numpy(), wanted, rtol=1e-5, atol=1e-5)
     assert str(Path(__file__).parents[2]) not in (tmp_path / "model.pt2").read_bytes().decode("latin1")
+
+
+@pytest.mark.slow  # 3 s
+def test_a_program_of_weights_that_were_held_in_bfloat16(tmp_path, rng):
+    saved(tmp_path / "model", "esm2", Frozen(), "sequence_regression", rng, precision="bf16_weights")
+    export([f"model={tmp_path / 'model'}", f"to={tmp_path / 'out'}", "as=torch_export"])
+    model = torch.export.load(tmp_path / "out" / "model.pt2").module()
+    tuned = load(tmp_path / "model")
+    tuned.predictor.float()
+    tuned = replace(tuned, description=replace(tuned.description, precision="fp32"))
+    ids = torch.tensor(tuned.description.spec.tokenizer.encode(SEQUENCES[0]))[None].long()
+    np.testing.assert_allclose(model(ids, torch.ones_like(ids)), tuned.predict(SEQUENCES[:1]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "plmft.json"])
+def test_a_damaged_model_is_told_and_nothing_is_written(tmp_path, name):
+    saved_model(tmp_path / "model", "sequence_regression")
+    (tmp_path / "model" / name).write_bytes((tmp_path / "model" / name).read_bytes()[:100])
+    with pytest.raises(InputError, match=f"model/{name} can't be read .*Get the model's folder again"):
+        export([f"model={tmp_path / 'model'}", f"to={tmp_path / 'out'}", "as=torch_export"])
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_scores_beside_a_copy_are_not_the_models(tmp_path):
+    tuned = saved_model(tmp_path / "copy", "sequence_regression")
+    metrics = {"test/mae": 0.5, "test/mae_ci_low": 0.4, "test/mae_ci_high": 0.6}
+    (tmp_path / "summary.json").write_text(json.dumps({"metrics": metrics, "subset": True}))
+    write_card(tuned, "onnx", tmp_path / "copy", None, tmp_path)
+    assert "test/mae" not in (tmp_path / "README.md").read_text()
+    (tmp_path / "copy").rename(tmp_path / "model")
+    (tmp_path / "summary.json").write_text("[]")
+    write_card(tuned, "onnx", tmp_path / "model", None, tmp_path)
 
 
 def test_what_has_no_such_form_is_refused(tmp_path):

@@ -14,7 +14,7 @@ from plmft.exporting.rectangle import Rectangle
 from plmft.models.head_spec import PairHead, ResidueHead, SequenceHead
 from plmft.models.predictor import Predictor
 from plmft.models.tuned import load
-from plmft.models.tuning import LoRA
+from plmft.models.tuning import Frozen, LoRA
 from tests.conftest import random_sequence
 from tests.unit.networks import FAMILIES, TOKENIZERS, backbone
 from tests.unit.tuned_models import saved
@@ -105,6 +105,16 @@ def test_adapters_must_be_merged(tmp_path, rng):
     with pytest.raises(InputError, match="merge=True"):
         Rectangle(load(tmp_path / "m"))
     assert Rectangle(load(tmp_path / "m", merge=True))
+
+
+def test_what_a_run_held_in_bfloat16_is_exported_in_float32(tmp_path, rng):
+    saved(tmp_path / "m", "esm2", Frozen(), "residue_classification", rng, precision="bf16_weights")
+    tuned = load(tmp_path / "m", merge=True)
+    assert torch.bfloat16 in {weights.dtype for weights in tuned.predictor.parameters()}
+    held = {name: weights.float() for name, weights in tuned.predictor.state_dict().items()}
+    assert_equal(both(tuned, rng, "residue_classification"))
+    assert {weights.dtype for weights in Rectangle(tuned).parameters()} == {torch.float32}
+    assert all(torch.equal(weights, held[name]) for name, weights in tuned.predictor.state_dict().items())
 
 
 def test_the_metadata_encode_as_the_tokenizer(tmp_path, rng):

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -27,12 +28,12 @@ from plmft.metrics.confidence import fit_confidence
 from plmft.models.build import build_predictor
 from plmft.models.head_spec import PairHead, ResidueHead, SequenceHead
 from plmft.models.tuned import Description, load, save
-from plmft.models.tuning import Full
+from plmft.models.tuning import Frozen, Full
 from plmft.predict import predict
 from plmft.tracking.options import Tracking
 from plmft.training.hardware import Hardware
 from tests.conftest import random_sequence
-from tests.unit.tuned_models import LORA, RANDOM, spec
+from tests.unit.tuned_models import LORA, RANDOM, saved, spec
 
 CLASSES = ("H", "E", "C")
 HEADS = {"contacts": PairHead(4, 8, 0.0), "residue_classification": ResidueHead(0.0)}
@@ -338,6 +339,8 @@ def test_nothing_that_can_be_predicted(regression, tmp_path):
     ("options", "message"),
     [
         ({"output": "x.cvs"}, "no known kind of file"),
+        ({"output": "."}, "there is something else. Name another output"),
+        ({"output": "/"}, "output=/: there is something else. Name another output"),
         ({"output": "x.csv", "shard": "1/2"}, "shards share a folder"),
         ({"shard": "3/2"}, "shard=3/2: shards are numbered from 1/2 to 2/2"),
         ({"output": "x.fasta"}, "for models of the kind residue_classification"),
@@ -379,28 +382,63 @@ def test_paths_are_taken_as_they_stand():
 
 
 @pytest.mark.parametrize(
-    ("run_s", "adapter", "merge", "asked", "wanted"),
+    ("run_s", "asked", "wanted"),
     [
-        ("fp32", False, False, "auto", "fp32"),
-        ("bf16", False, False, "auto", "fp32"),  # this CPU has none
-        ("bf16", False, False, "bf16", "bf16"),
-        ("bf16_weights", True, True, "auto", "fp32"),
-        ("bf16_weights", True, False, "auto", "bf16_weights"),  # held so: nothing else can compute with them
-        ("bf16_weights", False, False, "fp32", None),
+        ("fp32", "auto", "fp32"),
+        ("bf16", "auto", "fp32"),  # this CPU has none
+        ("bf16", "bf16", "bf16"),
+        ("bf16_weights", "auto", "fp32"),
+        ("bf16_weights", "bf16_weights", "bf16_weights"),
+        ("bf16_weights", "fp32", "fp32"),
     ],
 )
-def test_the_precision_is_the_runs_where_the_device_has_it(tmp_path, monkeypatch, run_s, adapter, merge, asked, wanted):
+def test_the_precision_is_the_runs_where_the_device_has_it(tmp_path, monkeypatch, run_s, asked, wanted):
     monkeypatch.setattr("plmft.training.hardware._cpu_has_bf16", lambda: False)
-    if adapter:
-        (tmp_path / "adapter").mkdir()
     model, hardware = Described(tmp_path, {"precision": run_s}), Hardware("cpu", asked, 4096, None)
-    if wanted is None:
-        with pytest.raises(InputError, match="held in bfloat16"):
-            device_for(hardware, model, merge)
-        return
-    device, notes = device_for(hardware, model, merge)
+    device, notes = device_for(hardware, model)
     assert device.precision == wanted
     assert bool(notes) == (asked == "auto" and run_s != "fp32" and wanted == "fp32")
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("tuning", [Frozen(), LORA], ids=lambda t: t.name)
+def test_a_run_that_held_weights_in_bfloat16_on_a_cpu_without(proteins, tmp_path, monkeypatch, rng, tuning, merge):
+    monkeypatch.setattr("plmft.training.hardware._cpu_has_bf16", lambda: False)
+    saved(tmp_path / "model", "esm2", tuning, "sequence_regression", rng, precision="bf16_weights")
+    assert any(
+        "Computed in fp32" in n for n in run(tmp_path / "model", proteins, tmp_path / "p.csv", merge=merge).notes
+    )
+    rows, given = pd.read_csv(tmp_path / "p.csv"), sequences_of(proteins)
+    model = load(tmp_path / "model", merge=merge)
+    model.predictor.float()
+    model = replace(model, description=replace(model.description, precision="fp32"))
+    np.testing.assert_allclose(rows["prediction"], model.predict([given[i] for i in rows["id"]]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["head.safetensors", "backbone/model.safetensors"])
+def test_a_model_without_its_weights_leaves_nothing_and_can_be_mended(proteins, tmp_path, name):
+    folder = tuned(tmp_path / "model")
+    whole = (folder / name).read_bytes()
+    for content, told in (
+        (None, f"{name} is missing|does not fit|no model.safetensors"),
+        (whole[:-9], f"{name} can't be read"),
+    ):
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match=told):
+            run(folder, proteins, tmp_path / "p.csv")
+        assert not list(tmp_path.glob("p.*"))
+    (folder / name).write_bytes(whole)
+    assert run(folder, proteins, tmp_path / "p.csv").counts.done == 10
+
+
+def test_the_folder_that_one_is_in(regression, proteins, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run(regression, proteins, ".")
+    assert len(pd.read_parquet(tmp_path / "here")) == 10
+    assert (tmp_path / "here.rejected.csv").is_file()
 
 
 def test_a_head_that_looks_at_positions_refuses_what_is_shorter(tmp_path):

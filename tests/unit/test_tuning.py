@@ -9,6 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from safetensors.torch import load as read_bytes
+from safetensors.torch import save as write_bytes
 from transformers import AutoModel, EsmModel
 
 from plmft import InputError
@@ -215,6 +217,43 @@ def test_what_is_no_tuned_model_is_refused(tmp_path: Path, rng: np.random.Genera
         load(tmp_path / "model")
     with safe_open(tmp_path / "model" / "head.safetensors", "pt") as head:
         assert all(head.get_tensor(name).numel() for name in head.keys())  # noqa: SIM118
+
+
+def without(content: bytes) -> None:
+    return None
+
+
+def cut_off(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def of_another(content: bytes) -> bytes:
+    if content.startswith(b"{"):
+        return b'{"layout": 1, "name": "another"}'
+    return write_bytes({name: torch.zeros(3, 3) for name in read_bytes(content)})
+
+
+@pytest.mark.parametrize("damage", [without, cut_off, of_another, lambda content: b"", lambda content: b"[]"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("esm2", "plmft.json"),
+        ("esm2", "head.safetensors"),
+        ("esm2", "adapter/adapter_model.safetensors"),
+        ("esm2", "backbone/model.safetensors"),
+        ("onehot_cnn", "backbone/model.safetensors"),
+    ],
+)
+def test_a_damaged_folder_is_told_with_what_to_do(tmp_path: Path, rng, family: str, name: str, damage) -> None:
+    folder = tmp_path / "model"
+    saved(folder, family, Full() if family == "onehot_cnn" else LORA, "sequence_regression", rng)
+    content = damage((folder / name).read_bytes())
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"{folder}.* (again|Give its own|Name a run's folder)") as told:
+        load(folder)
+    assert "\n" not in str(told.value)
 
 
 def test_bad_sequences_are_refused_when_predicting(tmp_path: Path, rng: np.random.Generator) -> None:
