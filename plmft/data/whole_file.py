@@ -3,7 +3,7 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -21,6 +21,16 @@ def check_free(option: str, path: str | Path) -> None:
         raise InputError(f"{option}={path}: is there already, and is not replaced. Choose another name, or remove it.")
 
 
+def named(output: str) -> Path:
+    """The path of an output, beside which others can be named: "." is made absolute. Raises: InputError: the root."""
+    path = Path(output).expanduser()
+    if path.name in ("", ".."):
+        path = Path(os.path.abspath(path))
+    if not path.name:
+        raise InputError(f"output={output}: there is something else. Name another output.")
+    return path
+
+
 def write_whole(path: Path, content: bytes) -> None:
     """Beside its place first, then moved there. Raises: OSError: no room, or no right; nothing is left then."""
     with _whole(path) as part:
@@ -33,32 +43,33 @@ def copy_whole(source: Path, path: Path) -> None:
         shutil.copyfile(source, part)
 
 
+def write_first(path: Path, content: bytes) -> None:
+    """As write_whole, but what is there stays: of several writers, the first. Raises: OSError: no room, or no right."""
+    with _whole(path, _if_first) as part:
+        part.write_bytes(content)
+
+
+def _if_first(part: Path, path: Path) -> None:
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links: the last one's stays
+        os.replace(part, path)
+        return
+    part.unlink()
+
+
 @contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _whole(path: Path, move: Callable[[Path, Path], None] = os.replace) -> Iterator[Path]:
     part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         yield part
-        os.replace(part, path)
+        move(part, path)
     except BaseException:
         with suppress(OSError):
             part.unlink()
         raise
-
-
-def write_first(path: Path, content: bytes) -> None:
-    """As write_whole, but what is there stays: of several writers, the first. Raises: OSError: no room, or no right."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        part.write_bytes(content)
-        try:
-            os.link(part, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links: the last one's stays
-            os.replace(part, path)
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 @contextmanager

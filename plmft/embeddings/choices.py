@@ -9,8 +9,9 @@ from annotated_types import Gt, MinLen
 
 from plmft import InputError
 from plmft.config.words import Grammar
+from plmft.data.whole_file import named
 from plmft.embeddings.block import Per
-from plmft.inference.parts import Shard, named
+from plmft.inference.parts import Shard
 from plmft.inference.sequences import Columns
 from plmft.models.spec import Spec
 from plmft.tracking.options import Tracking

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from plmft import InputError
-from plmft.data.whole_file import write_whole
+from plmft.data.whole_file import named, write_whole
 from plmft.inference.assembling import assemble, check_kind, suffix_of
 from plmft.inference.chunks import Counts, chunks_of, digest_of, digest_of_all, run_chunks
 from plmft.inference.computing import Computer, Plots, Settings
 from plmft.inference.described import Described, device_for, read_described
 from plmft.inference.opening import STDIN, Position, open_bytes
 from plmft.inference.options import Request
-from plmft.inference.parts import ChunkedOutput, list_parts, named, read_identity, told_differences
+from plmft.inference.parts import ChunkedOutput, list_parts, read_identity, told_differences
 from plmft.inference.sequences import Given, Rejected, read_sequences
 from plmft.inference.showing import Watched, bar
 

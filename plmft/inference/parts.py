@@ -242,16 +242,6 @@ def incomplete_shards(folder: Path) -> list[int]:
     return [i for i in range(1, count + 1) if not (folder / f"_end-{i}of{count}.json").exists()]
 
 
-def named(output: str) -> Path:
-    """The path of an output, beside which others can be named: "." is made absolute. Raises: InputError: the root."""
-    path = Path(output).expanduser()
-    if path.name in ("", ".."):
-        path = Path(os.path.abspath(path))
-    if not path.name:
-        raise InputError(f"output={output}: there is something else. Name another output.")
-    return path
-
-
 def _foreign(folder: Path) -> bool:
     """Whether something is there, the draft of a manifest aside."""
     try:
