@@ -17,10 +17,9 @@ from typing import IO, Any
 
 from plmft import InputError
 from plmft.bench.protocol import Bench, Row
+from plmft.efficiency.out_of_memory import OUT_OF_MEMORY, is_out_of_memory, memory_note, says_out_of_memory
 
-OUT_OF_MEMORY = "out of memory"
 LOG = "apart.log"  # in the run's folder
-NO_ROOM = ("out of memory", "can't allocate memory", "cannot allocate memory", "bad_alloc", "not enough memory")
 
 
 def apart(
@@ -47,12 +46,6 @@ def apart(
     finally:
         if worker is not None:
             worker.stop()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, Python or C++ says that there is no room."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or any(text in told for text in NO_ROOM)
 
 
 class _Worker:
@@ -94,7 +87,7 @@ class _Worker:
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip()
         lines = said.splitlines() or ["it said nothing"]
-        if any(text in lines[-1].lower() for text in NO_ROOM):
+        if says_out_of_memory(lines[-1]):
             return f"{OUT_OF_MEMORY}: {lines[-1]}"
         with self._log.open("a") as log:
             log.write(said + "\n")
@@ -127,7 +120,7 @@ def _serve() -> None:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            row, usable = {"note": f"{OUT_OF_MEMORY}: {str(error).splitlines()[0]}"}, False
+            row, usable = {"note": memory_note(error)}, False
         answers.write(json.dumps({"row": row, "usable": usable}) + "\n")
         answers.flush()
 

@@ -23,6 +23,7 @@ from plmft.data.packing import EncodedSplit, PackedBatch
 from plmft.data.records import Record
 from plmft.data.sampler import EvaluationBatches
 from plmft.efficiency.memory import MemoryMeter, give_back
+from plmft.efficiency.out_of_memory import is_out_of_memory
 from plmft.models.tuned import Tuned, load
 from plmft.models.windows import Windows
 
@@ -56,7 +57,7 @@ class Asked:
 def measure_variant(bench: Bench, name: str, asked: dict[str, Any], predictions: str) -> Row:
     """Figures of one variant; its predictions are written to the file `predictions`.
 
-    What can't run here gives a row of one note.
+    What can't run here, or fails, gives a row of one note.
     """
     what = Asked(**asked)
     test, calibration = read_records(Path(what.material))
@@ -70,8 +71,8 @@ def measure_variant(bench: Bench, name: str, asked: dict[str, Any], predictions:
         batches = [batch.to(bench.where) for batch in _batches(splits["calibration"], what.tokens_per_batch)]
         try:
             found = variant(name).make(Given(Path(what.model), tuned, batches, Path(folder), torch.get_num_threads()))
-        except (InputError, ImportError, NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
-            return {"note": f"can't run here: {_why(error)}"}
+        except Exception as error:
+            return {"note": _why(error)}
         single = _single(what.length, bench.seed, tuned).to(bench.where)
         del tuned, batches
         give_back()
@@ -101,10 +102,8 @@ def _measured(found: Compressed, single: PackedBatch, split: EncodedSplit, what:
             lambda: found.predict(single), Timing(what.blocks, what.block_s, what.least_calls, what.warmup_s)
         )
         seconds, by_record = zip(*(_pass(found, batches) for _ in range(what.passes)), strict=True)
-    except (NotImplementedError, RuntimeError, ValueError, AssertionError) as error:
-        if isinstance(error, InputError) or "memory" in str(error).lower():
-            raise
-        return row | {"note": f"can't run here: {_why(error)}"}
+    except Exception as error:
+        return row | {"note": _why(error)}
     write_predictions(file, [by_record[-1][i] for i in range(len(split))])
     residues = sum(batch.residues for batch in batches)
     row |= timed.values("latency_ms") | {
@@ -144,8 +143,13 @@ def _batches(split: EncodedSplit, tokens: int) -> Sequence[PackedBatch]:
 
 
 def _why(error: Exception) -> str:
-    """The first line of the error, after its type unless a message for users."""
+    """For the row of a variant, whose code is often not ours: its error's first line.
+
+    Raises: the error, if memory was full: the process is of no use any more.
+    """
+    if is_out_of_memory(error):
+        raise error
     line = (str(error).strip().splitlines() or [""])[0]
     if isinstance(error, InputError | ImportError | NotImplementedError) and line:
-        return line
-    return f"{type(error).__name__}: {line}".removesuffix(": ")
+        return f"can't run here: {line}"
+    return f"failed: {type(error).__name__}: {line}".removesuffix(": ")

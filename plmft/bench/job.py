@@ -18,16 +18,15 @@ import yaml
 from rich.console import Console
 
 from plmft import InputError
-from plmft.bench.apart import OUT_OF_MEMORY, is_out_of_memory
 from plmft.bench.protocol import Bench, Measures, Row
 from plmft.bench.record import Recorder
 from plmft.bench.table import NOTE, show
 from plmft.config.compose import parts_of
 from plmft.efficiency.allocator import keep_freed_memory
+from plmft.efficiency.out_of_memory import is_out_of_memory, memory_note
 from plmft.models.attention import implementation
 from plmft.models.spec import TransformerSpec
 from plmft.models.weights import Located, locate
-from plmft.sweeps.jobs import first_line
 from plmft.tracking.claims import claim, key_of
 from plmft.tracking.differences import source_tags
 from plmft.tracking.lineage import environment_tags, flatten, scrub
@@ -102,7 +101,7 @@ def _until_memory_ends(protocol: Measures, bench: Bench) -> Iterator[Row]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        yield bench.conditions() | {NOTE: f"{OUT_OF_MEMORY}: {first_line(error)}; nothing after it was measured"}
+        yield bench.conditions() | {NOTE: f"{memory_note(error)}; nothing after it was measured"}
 
 
 def protocol_name(config: dict[str, Any]) -> str:

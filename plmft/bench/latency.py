@@ -163,8 +163,8 @@ class _Cell:
         """The batch on the host and on the device, and why it can't be computed: it is, once."""
         import numpy as np
 
-        from plmft.bench.apart import OUT_OF_MEMORY, is_out_of_memory
         from plmft.bench.material import encoded
+        from plmft.efficiency.out_of_memory import is_out_of_memory, memory_note
 
         try:
             host = encoded(bench.spec, self.sequences(bench)).pack(np.arange(self.batch))
@@ -172,7 +172,7 @@ class _Cell:
             forward(there)
         except Exception as error:
             if is_out_of_memory(error):
-                return None, f"{OUT_OF_MEMORY}: {str(error).splitlines()[0]}"
+                return None, memory_note(error)
             if type(error).__module__.startswith("torch._"):  # no compiler, or it can't compile this
                 return None, f"torch.compile: {str(error).splitlines()[0]}"
             raise

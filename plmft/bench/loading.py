@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
-from plmft.bench.apart import is_out_of_memory
 from plmft.bench.loaders import Loader, Source
 from plmft.bench.protocol import Bench, Row
+from plmft.efficiency.out_of_memory import is_out_of_memory
 from plmft.models.spec import TransformerSpec
 from plmft.sweeps.jobs import first_line
 

@@ -12,11 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, MinLen
 
-from plmft.bench.apart import OUT_OF_MEMORY, apart
+from plmft.bench.apart import apart
 from plmft.bench.forward import Precision, attention_told, caution, refused
 from plmft.bench.memory_cell import steps_of
 from plmft.bench.memory_plan import largest_batch, plan, room_bytes
 from plmft.bench.protocol import Bench, Row
+from plmft.efficiency.out_of_memory import OUT_OF_MEMORY
 
 GB = 1e9
 Mode = Literal["inference", "training"]

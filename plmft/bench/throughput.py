@@ -135,7 +135,7 @@ class Throughput:
     def _cell(
         self, bench: Bench, forward: Forward, sequences: Sequence[str], batching: Batching, budget: int, precision: str
     ) -> Row:
-        from plmft.bench.apart import OUT_OF_MEMORY, is_out_of_memory
+        from plmft.efficiency.out_of_memory import is_out_of_memory, memory_note
 
         batches = [[sequences[n] for n in numbers] for numbers in cut_batches(bench, sequences, batching, budget)]
         padded = batching != "packed"
@@ -143,7 +143,7 @@ class Throughput:
             return measured(bench, forward, batches, seconds=self.seconds, padded=padded, precision=precision)
         except Exception as error:
             if is_out_of_memory(error):
-                return {"note": f"{OUT_OF_MEMORY}: {str(error).splitlines()[0]}"}
+                return {"note": memory_note(error)}
             raise
 
 

@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from plmft import InputError
-from plmft.bench.apart import OUT_OF_MEMORY, is_out_of_memory
 from plmft.bench.material import fixed_sequences
 from plmft.bench.protocol import Bench
 from plmft.config.compose import config_folder
+from plmft.efficiency.out_of_memory import OUT_OF_MEMORY, says_out_of_memory
 
 WARMUP_STEPS = 5  # that plmft.efficiency.steps.StepMeter counts and does not time
 HELD_OUT_LENGTH = 32  # of the one protein of validation, and of test
@@ -185,8 +185,8 @@ def _into(file: Path) -> Iterator[None]:
 def _failed(error: Exception) -> Trained:
     """A cell that did not fit, or failed otherwise, is a row with its reason; a mistake in the options is raised."""
     text = str(error)
-    if is_out_of_memory(error) or "SIGKILL" in text:
-        told = next((line for line in text.splitlines() if is_out_of_memory(RuntimeError(line))), text.splitlines()[0])
+    if says_out_of_memory(text) or isinstance(error, MemoryError) or "SIGKILL" in text:
+        told = next((line for line in text.splitlines() if says_out_of_memory(line)), text.splitlines()[0])
         return Trained(reason=f"{OUT_OF_MEMORY}: {told.strip()}", out_of_memory=True)
     if isinstance(error, InputError):
         raise error

@@ -8,6 +8,7 @@ import io
 import lzma
 import os
 import sys
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,10 +42,10 @@ def name_of(source: str) -> str:
 
 
 class Position:
-    """How far a reader is in its file."""
+    """How far a reader is in its file. May be asked by another thread than the reader's."""
 
     def __init__(self) -> None:
-        self._file: io.BufferedReader | None = None
+        self._handle: int | None = None
         self._size = 0
 
     def of(self, file: io.BufferedReader) -> None:
@@ -53,16 +54,16 @@ class Position:
             self._size = os.fstat(file.fileno()).st_size if file.seekable() else 0
         except OSError:  # what stands for standard input in a notebook has no file
             self._size = 0
-        self._file = file
+        if self._size:
+            self._handle = os.dup(file.fileno())  # shares the place in the file, and outlives the reader's
+            weakref.finalize(self, os.close, self._handle)
 
     @property
     def share(self) -> float | None:
         """In [0, 1]; None: not known, as of a pipe."""
-        if self._file is None or not self._size:
+        if self._handle is None or not self._size:
             return None
-        if self._file.closed:
-            return 1.0
-        return min(1.0, os.lseek(self._file.fileno(), 0, os.SEEK_CUR) / self._size)
+        return min(1.0, os.lseek(self._handle, 0, os.SEEK_CUR) / self._size)
 
 
 def open_bytes(source: str, position: Position | None = None) -> tuple[IO[bytes], bytes]:

@@ -15,14 +15,8 @@ from torch import Tensor
 from plmft import InputError
 from plmft.data.packing import PackedBatch, StepBatch
 from plmft.data.recutting import recut
+from plmft.efficiency.out_of_memory import is_out_of_memory
 from plmft.models.predictor import Predictor
-
-# what PyTorch's CPU allocator and C++ say, both as a RuntimeError
-CPU_MESSAGES = (
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-    "std::bad_alloc",
-)
 
 
 class BackOff:
@@ -87,13 +81,6 @@ class BackOff:
             f"{smaller}hardware.gradient_checkpointing=true, or tuning=lora or frozen instead of full. "
             "python -m plmft.doctor with the same options tells what each would save."
         )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device's or the host's allocator said that there is no more."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in CPU_MESSAGES)
 
 
 class _State:

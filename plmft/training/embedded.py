@@ -20,6 +20,7 @@ from torch import nn
 from plmft.data.packing import EncodedSplit, PackedBatch
 from plmft.data.records import Split
 from plmft.data.whole_file import write_whole
+from plmft.efficiency.out_of_memory import is_out_of_memory
 from plmft.efficiency.phase import PhaseCost, PhaseMeter
 from plmft.models.embedded_split import EmbeddedSplit
 from plmft.models.embedding import Embedder
@@ -27,7 +28,6 @@ from plmft.models.embedding_cache import EmbeddingCache, Places, Sequences
 from plmft.models.embedding_key import CacheKey, architecture_digest, weights_digest
 from plmft.models.heads import SequenceMlp
 from plmft.models.predictor import Predictor
-from plmft.training.back_off import is_out_of_memory
 from plmft.training.hardware import Device
 from plmft.training.metering import Flops
 from plmft.training.phases import SAY_EVERY_S

@@ -58,7 +58,7 @@ def test_a_row_for_each_variant_each_from_its_own_process(tuned, tmp_path):
     (file,) = (tmp_path / "runs" / "work").glob("*compression*/rows.csv")
     rows = {row["variant"]: row for row in csv.DictReader(file.open())}
     assert list(rows) == ["fp32", "int8_static", "mylab.broken"]
-    assert rows["mylab.broken"]["note"] == "can't run here: ValueError: no such kernel here"
+    assert rows["mylab.broken"]["note"] == "failed: ValueError: no such kernel here"
     assert rows["mylab.broken"]["score"] == ""
     for name in ("fp32", "int8_static"):
         assert rows[name]["weights"] == "tuned (Full) from random weights"

@@ -14,6 +14,7 @@ from plmft import InputError
 from plmft.data.packing import EncodedSplit, StepBatch
 from plmft.data.records import Record
 from plmft.data.recutting import recut, split_batch
+from plmft.efficiency.out_of_memory import is_out_of_memory
 from plmft.models.build import build_predictor
 from plmft.models.head_spec import PairHead, ResidueHead, SequenceHead
 from plmft.models.predictor import Predictor
@@ -21,7 +22,7 @@ from plmft.models.spec import TransformerSpec
 from plmft.models.tokenizer import ESM
 from plmft.models.tuning import Full
 from plmft.models.weights import Located
-from plmft.training.back_off import BackOff, is_out_of_memory
+from plmft.training.back_off import BackOff
 from tests.conftest import random_sequence
 
 SPEC = TransformerSpec("tiny", "esm2", 1, 16, 2, 32, 33, 200, 1026, 3824, None, None, "", "", init="random")
@@ -182,7 +183,7 @@ def test_other_errors_pass() -> None:
 
 ASK_TOO_MUCH = """
 import resource, torch
-from plmft.training.back_off import is_out_of_memory
+from plmft.efficiency.out_of_memory import is_out_of_memory
 used = int(next(l for l in open("/proc/self/status") if l.startswith("VmSize")).split()[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
 try:

@@ -233,7 +233,7 @@ def test_a_model_that_does_not_fit_is_a_row(tmp_path):
 
     first, last = job._until_memory_ends(Large(), small_bench(tmp_path))
     assert first["sequences_per_s"] == 1.0
-    assert last["model"] == "esm2_tiny" and last["note"].startswith("out of memory: MemoryError: Unable to allocate 60")
+    assert last["model"] == "esm2_tiny" and last["note"].startswith("out of memory: Unable to allocate 60")
 
 
 def test_a_fault_of_a_protocol_is_no_row(tmp_path):

@@ -232,6 +232,16 @@ def test_the_position_goes_from_the_start_to_the_end(tmp_path):
     assert shares[0] < 0.4 < shares[1] < 0.8 and shares[2] == 1.0
 
 
+def test_the_position_is_known_whatever_becomes_of_the_readers_file(tmp_path):
+    (tmp_path / "x.fa").write_bytes(FASTA)
+    position, file = Position(), (tmp_path / "x.fa").open("rb", buffering=0)
+    position.of(file)
+    file.read(len(FASTA) // 2)
+    file.close()  # by a thread of the reader's, while another one asks
+    with (tmp_path / "other").open("wb"):  # may be given the same number
+        assert position.share == len(FASTA) // 2 / len(FASTA)
+
+
 @settings(max_examples=20, deadline=None)
 @drawn(st.lists(st.integers(0, 60), max_size=150))
 def test_seen_agrees_with_a_set(numbers):
