@@ -22,7 +22,7 @@ from tests.e2e.test_browser import FLAGS, PATIENCE_S
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 WIDTHS = {"desktop": 1280, "phone": 390}
-HEIGHT = 1600
+HEIGHT = 2100
 
 
 @pytest.fixture(scope="module")
