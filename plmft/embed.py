@@ -58,8 +58,12 @@ def main() -> None:
 
 def embed(arguments: Sequence[str]) -> "Outcome":
     """Do what the command line asks. Raises: InputError: a mistake of the user."""
+    from plmft import InputError
+    from plmft.config.check import closest
     from plmft.embeddings.choices import read_request
 
+    if arguments and "=" not in arguments[0] and (near := closest(arguments[0], OTHERS)):
+        raise InputError(f"{arguments[0]}: there is no such word.{near}")
     request = read_request(arguments)
     from plmft.efficiency.allocator import bound_kernel_caches
 
@@ -87,6 +91,8 @@ def told(outcome: "Outcome") -> str:
     ]
     if outcome.residues_per_s is not None:
         lines.append(f"{outcome.seconds:,.1f} s, {outcome.residues_per_s:,.0f} residues/s ({about['precision']})")
+    if counts.caution is not None:
+        lines.append(counts.caution)
     if outcome.rejected is not None:
         lines.append(f"Rejected sequences and why: {outcome.rejected}")
     return "\n".join(lines)

@@ -16,8 +16,8 @@ from plmft.training.launching import RankFailed
 
 @contextmanager
 def ending(kept: str | None = None, code: Callable[[KeyboardInterrupt], int] = exit_code) -> Iterator[None]:
-    """End this process by what happens inside: 2: a user's mistake; 1: a rank failed, or standard output was closed
-    (`| head`); 128 + the signal's number: a signal.
+    """End this process by what happens inside: 2: a user's mistake, or standard output is full; 1: a rank failed, or
+    standard output was closed (`| head`); 128 + the signal's number: a signal.
 
     Args:
         kept: what a signal leaves, for the user. None: whoever kept it has told.
@@ -35,8 +35,14 @@ def ending(kept: str | None = None, code: Callable[[KeyboardInterrupt], int] = e
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        _say_no_more()
         sys.exit(1)
+    except OSError as error:
+        if error.filename is not None or not _takes_no_more():
+            raise
+        _say_no_more()
+        tell_mistake(InputError(f"standard output can't be written ({error.strerror})."))
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         if kept is None:
             tell(interrupt)
@@ -48,6 +54,21 @@ def ending(kept: str | None = None, code: Callable[[KeyboardInterrupt], int] = e
 def tell_mistake(error: Exception) -> None:
     """On standard error, without passwords."""
     print(f"plmft: {mask(str(error))}", file=sys.stderr, flush=True)
+
+
+def _say_no_more() -> None:
+    """Python flushes standard output once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _takes_no_more() -> bool:
+    """Whether standard output refuses even an empty line."""
+    stdout = sys.stdout.fileno()
+    try:
+        os.write(stdout, b"\n")
+    except OSError:
+        return True
+    return False
 
 
 def _nobody_reads() -> bool:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 CONFIG, COMMAND = "evaluate", "plmft.evaluate"
 OF_RUN = ("model", "tuning", "optim", "loss", "checkpoint", "batch_size", "experiment")  # what run= brings
-UNTUNED = ("VariantScores", "Perplexity")  # heads that read a language model as it is
 EVALUATED = "evaluated"
 
 
@@ -192,16 +191,17 @@ def _untuned(config: dict[str, Any]) -> float | None:
     from rich.console import Console
 
     from plmft.config.compose import parts_of
+    from plmft.models.head_spec import Perplexity, VariantScores
 
-    head = config["task"]["head"]["_target_"].rpartition(".")[2]
-    if head not in UNTUNED:
+    parts = parts_of(config)
+    if not isinstance(parts["task"].head, VariantScores | Perplexity):
         raise InputError(
             "No model is named. Give run=RUN_ID (python -m plmft.report runs lists them); or score a pretrained model "
             "as it is, with task=mutation_effects or task=perplexity."
         )
     from plmft.training.job import Job
 
-    return Job(**parts_of(config), config=config).run(Console())
+    return Job(**parts, config=config).run(Console())
 
 
 def _evaluate(config: dict[str, Any], evaluated: dict[str, Any], records: str) -> float | None:

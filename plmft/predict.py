@@ -72,7 +72,8 @@ def _told(outcome: Outcome) -> list[str]:
     found = f" ({counts.skipped:,} of them found done)" if counts.skipped else ""
     rejected = f", {counts.rejected:,} rejected ({outcome.rejected})" if counts.rejected else ", none rejected"
     speed = f", {outcome.residues_per_s:,.0f} residues/s" if outcome.residues_per_s else ""
-    return [*outcome.notes, f"{outcome.output}: {counts.done + counts.skipped:,} sequences{found}{rejected}{speed}"]
+    last = f"{outcome.output}: {counts.done + counts.skipped:,} sequences{found}{rejected}{speed}"
+    return [*outcome.notes, *filter(None, [counts.caution]), last]
 
 
 if __name__ == "__main__":

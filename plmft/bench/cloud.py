@@ -23,12 +23,11 @@ Positive = Annotated[float, Gt(0)]
 
 @dataclass(frozen=True)
 class Price:
-    """What a machine costs.
+    """What one accelerator of a machine costs.
 
     Args:
-        machine: provider and name. card: its accelerator, by the names of plmft.efficiency.flops.CARDS; null: it has
-            none, or one that is not there. devices: accelerators that the price is for.
-        date: of the price. source: who told it.
+        machine: provider and name. card: its accelerator, by the names of plmft.efficiency.flops.CARDS; null: one that
+            is not there. usd_per_hour: of the machine over its accelerators. date: of the price. source: who told it.
     """
 
     machine: str
@@ -36,7 +35,6 @@ class Price:
     date: str
     source: str
     card: str | None = None
-    devices: Annotated[int, Gt(0)] = 1
 
 
 @dataclass(frozen=True)
@@ -150,14 +148,16 @@ def projected(bench: Bench, price: Price, mfu: float | None, flops_a_sequence: f
     from plmft.efficiency.flops import CARDS, peak_flops
     from plmft.efficiency.plan_time import GPU_UTILISATION
 
-    part = price.usd_per_hour / price.devices
     card = None if price.card is None else CARDS.get(price.card)
     if card is None:
-        return {"usd_per_hour": part, "note": f"{price.card or price.machine}: no published peak is known to plmft"}
+        return {
+            "usd_per_hour": price.usd_per_hour,
+            "note": f"{price.card or price.machine}: no published peak is known to plmft",
+        }
     arithmetic = bench.device.arithmetic
     peak = peak_flops(card.device_name, arithmetic) or peak_flops(card.device_name, "fp16")
     if peak is None:
-        return {"usd_per_hour": part, "note": f"{price.card}: no published peak in {arithmetic}"}
+        return {"usd_per_hour": price.usd_per_hour, "note": f"{price.card}: no published peak in {arithmetic}"}
     if bench.device.kind == "gpu" and mfu is not None:
         share, told = mfu, f"utilisation {mfu:.2f}, measured on {bench.device.name}"
     else:
@@ -167,7 +167,7 @@ def projected(bench: Bench, price: Price, mfu: float | None, flops_a_sequence: f
         )
     rate = peak.flops_per_s * share / flops_a_sequence
     row: Row = {"sequences_per_s_projected": rate, "residues_per_s_projected": rate * residues}
-    return row | money(part, rate, rate * residues, "_projected") | {"note": f"{told}; {peak.source}"}
+    return row | money(price.usd_per_hour, rate, rate * residues, "_projected") | {"note": f"{told}; {peak.source}"}
 
 
 def check_claim(claim: Claim) -> Row:

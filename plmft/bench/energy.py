@@ -109,7 +109,7 @@ def energy_row(cost: PhaseCost, idle_w: float | None, limit_w: float | None) -> 
     values = cost.values
     row: Row = {name: values[name] for name in SPEED if name in values}
     if "energy_j" not in values:
-        return row | {"note": f"energy: {cost.energy_source}"}
+        return row | {"note": f"energy: {cost.energy_source.replace('; ', ', ')}"}  # one reason
     joules, wall_s = values["energy_j"], values["wall_time_s"]
     power = joules / wall_s
     if "RAPL" in cost.energy_source:

@@ -164,7 +164,7 @@ class Memory:
         if bench.device.kind == "cpu" and self.limit_gb is None:
             if planned(1) is None or by_plan is None:
                 return row | {"note": "largest batch: no plan for this model, and a CPU's memory is not tried out"}
-            told = f"by the plan, for {room / GB:.1f} GB that are free; set protocol.limit_gb to try it out"
+            told = f"by the plan, for {room / GB:.1f} GB that are free (protocol.limit_gb sets less, to try it out)"
             return row | {"largest_batch": by_plan, "found": "planned", "note": _at_most(by_plan, self, told)}
 
         asked: list[dict[str, Any]] = []

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 NOTE = "note"
 WIDTH_OF_FILES = 300
+MOST_DIGITS = 6  # behind the point; smaller figures have an exponent
 
 
 def columns_of(rows: Sequence[Row]) -> list[str]:
@@ -73,4 +74,4 @@ def _cell(value: object) -> str:
     if value.is_integer():  # a count
         return f"{value:,.0f}"
     digits = 2 - math.floor(math.log10(abs(value)))
-    return f"{value:,.{max(0, min(digits, 6))}f}"
+    return f"{value:,.{max(0, digits)}f}" if digits <= MOST_DIGITS else f"{value:.3g}"

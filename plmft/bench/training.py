@@ -142,7 +142,8 @@ class Training:
         figures |= state_and_activations(chosen, tuning, precision)
         notes += [chosen.notes[name] for name in ("step_time", "peak_host_memory") if name in chosen.notes]
         if "energy_j" not in chosen.cost:
-            notes.append(f"energy: {chosen.energy_source.removeprefix('absent: ')}")
+            reason = chosen.energy_source.removeprefix("absent: ").replace("; ", ", ")
+            notes.append(f"energy: {reason}")
         figures |= self._projected(bench, chosen, frozen=tuning == "frozen", notes=notes)
         return figures | ({"note": "; ".join(dict.fromkeys(notes))} if notes else {})
 

@@ -34,6 +34,13 @@ def check_model(words: Sequence[str]) -> None:
             )
 
 
+def check_alone(run: str | None, words: Sequence[str]) -> None:
+    """Raises: InputError: an architecture is chosen beside a tuned model."""
+    chosen = next((word for word in words if word.partition("=")[0].partition(".")[0] == "model"), None)
+    if run and chosen:
+        raise InputError(f"run={run} brings its own model, and {chosen} chooses one. Leave one of them out.")
+
+
 @dataclass(frozen=True)
 class Grammar:
     """What a command takes.
@@ -61,6 +68,7 @@ class Grammar:
             raise InputError(f"{absent[0]} is not set. Give {' '.join(f'{k}=...' for k in absent)}; --help tells more.")
         if "run" in self.optional:
             check_model(words)
+            check_alone(literal.get("run"), words)
         return literal, self._composed(words)
 
     def _parted(self, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -23,7 +23,7 @@ from plmft.embeddings.hdf5 import check_installed
 from plmft.embeddings.joining import CHUNK, INPUT, REJECTED, SEQUENCES, finished, join, residues
 from plmft.embeddings.model import Embedding, find_source, prepare
 from plmft.embeddings.repeats import Remembered, find_repeated
-from plmft.inference.chunks import WHOLE, Counts, chunks_of, digest_of, digest_of_all, run_chunks
+from plmft.inference.chunks import Counts, chunks_of, digest_of, digest_of_all, run_chunks
 from plmft.inference.opening import STDIN, Position
 from plmft.inference.parts import ChunkedOutput, Done, list_parts
 from plmft.inference.sequences import Given, Rejected, read_sequences, too_long
@@ -158,9 +158,6 @@ def _join(request: Request, embedding: Embedding, output: ChunkedOutput, counts:
     """The file of its parts; then these go."""
     found = list_parts(output.folder)
     sequences = counts.done + counts.skipped
-    if not found:
-        output.discard()
-        raise InputError(f"none of {counts.rejected:,} sequences can be embedded; {output.rejected(WHOLE)} tells why.")
     digest = digest_of_all(digest for _, _, digest, _ in found)
     more = {INPUT: digest, CHUNK: size, SEQUENCES: sequences, REJECTED: counts.rejected}
     header = _header(request, embedding, **more)

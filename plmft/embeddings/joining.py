@@ -29,7 +29,12 @@ def finished(file: Path, kind: str, identity: Mapping[str, Any]) -> dict[str, An
     """
     if not file.exists():
         return None
-    known = checked(file, FORMATS[kind].about)
+    try:
+        known = checked(file, FORMATS[kind].about)
+    except InputError:
+        raise InputError(
+            f"{file} is there, and not known to be of this command. Name another output, or remove it."
+        ) from None
     differ = told_differences(known, {**known, **identity})
     if differ:
         raise InputError(

@@ -113,6 +113,11 @@ def probe(options: Probe) -> Probed:
     labelled = read_labelled(embeddings.ids, vectors, asked)
     task = _task(labelled, options.metric)
     splits = {split: [labelled.records[n] for n in numbers] for split, numbers in labelled.splits.items()}
+    if task.kind == "sequence_regression" and len({float(record.target) for record in splits["train"]}) < 2:
+        raise InputError(
+            f"{options.labels}: column {options.target!r} holds one value alone in the training records. At least two "
+            "are needed."
+        )
     train, note = fitted_to(task.kind, splits["train"])
     labelled.notes.extend([note] if note else [])
     features = Scaled([vectors[number] for number in labelled.rows], labelled.records, train)

@@ -18,16 +18,26 @@ from plmft.inference.parts import ChunkedOutput, Done, Shard, list_parts
 from plmft.inference.sequences import Given, Rejected
 
 WHOLE = Shard()
+BASES = "ACGTUN"
 REJECTED = ("number", "id", "place", "reason")
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Sequences of this shard: computed now, found done, and rejected."""
+    """Sequences of this shard: computed now, found done, rejected; and how many of the first two may be DNA or RNA."""
 
     done: int
     skipped: int
     rejected: int
+    nucleic: int = 0
+
+    @property
+    def caution(self) -> str | None:
+        """What a user may have got wrong."""
+        count = self.done + self.skipped
+        if not self.nucleic or self.nucleic < count:
+            return None
+        return f"Every sequence ({count:,}) holds the letters {BASES} alone. If this is DNA or RNA, translate it first."
 
 
 class _Rejects:
@@ -88,12 +98,15 @@ def run_chunks(
         compute_and_write: (chunk, its sequences, the file or folder to write). What it writes must depend on nothing
             but them and the identity.
         progress: told each chunk's sequences when it is there, and whether it was computed now.
-    Raises: InputError: as `items`; the input is not the one that the parts were computed from; no room.
+    Raises: InputError: as `items`; the input is not the one that the parts were computed from; no room;
+            every sequence of the whole input is rejected.
     """
-    computed, skipped, chunk = 0, 0, -1
+    computed, skipped, nucleic, chunk = 0, 0, 0, -1
+    bases = frozenset(BASES)
     rejects = _Rejects(output, shard)
     with _told_if_kept(output):
         for chunk, given in enumerate(_ahead(chunks_of(items, size, shard, rejects.add))):
+            nucleic += sum(bases.issuperset(one.sequence) for one in given)
             digest = digest_of(given)
             if chunk in done and done[chunk].digest != digest:
                 raise _another_input(output)
@@ -108,9 +121,12 @@ def run_chunks(
         if any(known > chunk for known in done):
             raise _another_input(output)
         output.keep_rejected(shard, rejects.count)
+        if chunk < 0 and shard.count == 1:
+            output.discard()
+            raise InputError(f"none of {rejects.count:,} sequences can be taken; {output.rejected(shard)} tells why.")
         told = {"chunks": chunk + 1, "sequences": computed + skipped, "rejected": rejects.count}
         output.end(shard, told)
-    return Counts(computed, skipped, rejects.count)
+    return Counts(computed, skipped, rejects.count, nucleic)
 
 
 @contextmanager

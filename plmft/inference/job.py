@@ -121,13 +121,8 @@ def run_job(request: Request, folder: Path, run_id: str | None = None) -> Outcom
 
 
 def _put_together(place: Place, output: ChunkedOutput, counts: Counts, model: Described, run_id: str | None) -> None:
-    """The file of its parts, and beside it what it is; the parts go. Raises: InputError: no room; nothing to write."""
+    """The file of its parts, and beside it what it is; the parts go. Raises: InputError: no room."""
     parts = list_parts(place.parts)
-    if not parts:
-        output.discard()
-        raise InputError(
-            f"none of {counts.rejected:,} sequences can be predicted; {place.beside('.rejected.csv')} tells why."
-        )
     about = {
         "identity": read_identity(place.parts),
         **model.origin(run_id),

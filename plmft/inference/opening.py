@@ -76,9 +76,9 @@ def open_bytes(source: str, position: Position | None = None) -> tuple[IO[bytes]
     packed = _opened(source)
     if position is not None:
         position.of(packed)
-    kind = next((kind for magic, kind in PACKED.items() if packed.peek(8).startswith(magic)), None)
-    stream = packed if kind is None else _unpacked(packed, kind)
     try:
+        kind = next((kind for magic, kind in PACKED.items() if packed.peek(8).startswith(magic)), None)
+        stream = packed if kind is None else _unpacked(packed, kind)
         first = stream.peek(PROBED)[:PROBED]
     except DAMAGED as error:
         raise damaged(source, 1, error) from None

@@ -15,6 +15,7 @@ from plmft.page.runs import UNTRAINED
 from plmft.page.significance import LEVEL
 
 TUNINGS = ("frozen", "lora", "full")
+CHANCE_IS_ZERO = ("spearman", "pearson", "mcc")
 SEEDS = 3  # a standard deviation of fewer says little
 LEAST_STEP = 1.25  # a cheaper rung of the ladder costs at most 1 / 1.25 of the one above it
 
@@ -92,6 +93,8 @@ def _baseline(contest: Contest, best: Configuration) -> Iterator[Sentence]:
     metric = best.first.metrics.get(f"baseline/{contest.primary}")
     if metric is not None:
         yield Sentence(f"A predictor that has seen only the training labels reaches {score(metric)}.", best.ids[:1])
+    elif contest.primary in CHANCE_IS_ZERO and best.interval and best.interval[0] <= 0:
+        yield Sentence("Chance gives 0, and nothing here shows that it does better.", best.ids)
     ceiling = best.first.metrics.get(f"test/{contest.primary}_ceiling")
     if ceiling is not None:
         yield Sentence(f"No predictor can expect more than {score(ceiling)} on these records.", best.ids[:1])

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PREDICTIONS = "predictions.parquet"
+LOOKED_AT = 4096  # bytes of a file, which hold the title of a page
 TITLE = "What to fine-tune, and what it costs"
 FIRST = (
     "python -m plmft.train experiment=quickstart",
@@ -63,13 +64,25 @@ def write_page(output: Path, client: "MlflowClient | None", uri: str, task: str 
 
 
 def check_output(output: Path) -> None:
-    """Before anything is read. Raises: InputError: a name of another kind, or HTML without Plotly."""
+    """Before anything is read. Raises: InputError: a wrong name, another file of that name, or no Plotly."""
     if output.suffix not in (".html", ".md"):
         raise InputError(f"--output {output}: give a name that ends in .html (Markdown is written beside it) or .md.")
     if output.is_dir():
         raise InputError(f"--output {output}: is a folder. Give the name of a file.")
     if output.suffix == ".html" and find_spec("plotly") is None:
         raise InputError(NO_PLOTLY)
+    for file in dict.fromkeys((output, output.with_suffix(".md"))):
+        if file.exists() and not _is_page(file):
+            raise InputError(f"--output {output}: {file} is there already, and is no such page. Choose another name.")
+
+
+def _is_page(file: Path) -> bool:
+    """Whether an earlier report left it, which a new one replaces."""
+    try:
+        with file.open("rb") as opened:
+            return TITLE.encode() in opened.read(LOOKED_AT)
+    except OSError:
+        return False
 
 
 def _written(output: Path, subtitle: str, sections: Sequence[Section]) -> list[Path]:

@@ -90,7 +90,8 @@ class Evaluation:
                 result = evaluate.run(dataset.tests)
                 outcome = record(self, tracked, task, tuned, dataset, result, claimed)
                 tracked.settle()
-        show(console, task, f"{self._model_named}, evaluated: {task.name}", outcome)
+        shown = task if task.unit == tuned.description.unit else replace(task, unit="")  # errors then have none
+        show(console, shown, f"{self._model_named}, evaluated: {task.name}", outcome)
         lines = (f"Files: {claimed.folder}", f"Compare runs: {tracked.url_hint}", *filter(None, [tracked.note]))
         console.print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
         return outcome.metrics.get(f"test/{task.primary_metric}")
@@ -115,7 +116,9 @@ class Evaluation:
         spec = made.spec
         loaded = Loaded(records, loaded.source, made.classes or None, loaded.notes)
         dataset = prepare(task, loaded, self.data, self.limit, context=spec.context, model=spec.name, seed=self.seed)
-        check_positions(made.head, dataset)
+        check_positions(
+            made.head, dataset.tests.values(), "The run brings its head: choose other records, or another run."
+        )
         if dataset.windowed and tuned.predictor.windows is None:
             tuned.predictor.windows = Windows.of(spec.context, spec.tokenizer)
         notes = [*loaded.notes, *self._cautions(task, dataset, made.unit)]

@@ -1,6 +1,7 @@
 """Fine-tuning by gradient steps: the parts of a run are put together here, and Lightning repeats them."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from plmft import InputError
 from plmft.data.packing import EncodedSplit
-from plmft.data.records import DataSet, Split
+from plmft.data.records import DataSet, Record, Split
 from plmft.models.build import build_predictor
 from plmft.models.embedded_split import EmbeddedSplit
 from plmft.models.head_spec import Head, SequenceHead
@@ -35,18 +36,20 @@ from plmft.training.watching import Log
 if TYPE_CHECKING:
     from plmft.training.job import Job
 
+CORRECT = "Correct the positions, or set task.head.positions=null with another pooling."
 
-def check_positions(head: Head, dataset: DataSet) -> None:
-    """Raises: InputError: a sequence has no residue at a position that the head pools."""
+
+def check_positions(head: Head, splits: Iterable[Sequence[Record]], way_out: str = CORRECT) -> None:
+    """Raises: InputError: a sequence has no residue at a position that the head pools; `way_out` tells what to do."""
     positions = head.positions if isinstance(head, SequenceHead) else None
     if positions is None:
         return
-    for record in (r for records in dataset.splits.values() for r in records):
+    for record in itertools.chain.from_iterable(splits):
         shortest = min(map(len, record.sequences))
         if shortest < max(positions):
             raise InputError(
                 f"{record.where}: {record.id!r} has {shortest} residues, but task.head.positions asks for residue "
-                f"{max(positions)}. Correct the positions, or set task.head.positions=null with another pooling."
+                f"{max(positions)}. {way_out}"
             )
 
 
@@ -59,7 +62,7 @@ class GradientSteps:
         self.predictor = build_predictor(
             job.model, located, tuning=job.tuning, head=task.head, kind=task.kind, outputs=task.outputs
         )
-        check_positions(task.head, dataset)
+        check_positions(task.head, dataset.splits.values())
         targets = [record.target for record in dataset.splits["train"]]
         if task.kind == "sequence_regression" and job.loss.standardize:
             self.predictor.fit_scale(targets)

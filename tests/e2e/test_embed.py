@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from plmft import embed
+from plmft import InputError, embed
 from plmft.embeddings.formats import open_embeddings
 from tests.conftest import random_sequence
 from tests.e2e.command import environment, stopped_in_silence
@@ -110,6 +110,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for words, told in (
         ([f"input={tmp_path}/no.fasta", f"output={tmp_path}/out"], "no.fasta: there is no such file"),
         ([f"input={tmp_path}/in.fasta", f"output={tmp_path}/out", "layers=[9]"], "no layer 9"),
+        ([f"input={tmp_path}/in.fasta", f"output={tmp_path}/out", "run=ab12"], "run=ab12 brings its own model"),
     ):
         with pytest.raises(SystemExit) as ended:
             main(*words)
@@ -126,3 +127,16 @@ def test_what_is_told_in_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert first == f"2 sequences in {tmp_path}/out (0 of them from before; 1 computed now), 1 rejected"
     assert model == "esm2_tiny (random, seed 0), layers 0, 2, mean over residues, 64 numbers a layer"
     assert rejected.endswith("out.rejected.csv")
+
+
+def test_a_misspelt_word_is_told() -> None:
+    with pytest.raises(InputError, match=r"serch: there is no such word\. Did you mean 'search'"):
+        embed.embed(["serch", "index=x"])
+
+
+def test_what_may_be_dna_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], main) -> None:
+    for name, sequences, told in (("dna", ("ACGT", "ACGTN"), 1), ("peptides", ("ACGT", "ACD"), 0)):
+        fasta = tmp_path / f"{name}.fasta"
+        fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
+        main(f"input={fasta}", f"output={tmp_path}/{name}")
+        assert capsys.readouterr().out.count("Every sequence (2) holds the letters ACGTUN alone.") == told

@@ -73,3 +73,13 @@ def test_a_runs_own_test_comes_out_the_same_on_one_process_and_on_two(trained: P
 
 def test_without_a_run_the_command_says_what_it_wants(runs: Path) -> None:
     evaluate(runs, "task=fluorescence").refused("run=RUN_ID", "mutation_effects")
+
+
+def test_a_pretrained_model_is_scored_as_it_is(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "wild.fasta").write_text(">w\nMKTAYIAKQR\n")
+    rows = [f"{old}{at}{new},{at + 0.1 * n}" for at, old in enumerate("MKTAYIAKQR", 1) for n, new in enumerate("GLW")]
+    (tmp_path / "scan.csv").write_text("\n".join(["mutant,score", *rows]) + "\n")
+    files = f"task.file={tmp_path}/scan.csv", f"task.wild_type={tmp_path}/wild.fasta", "task.target=score"
+    score = evaluate_here(["model=esm2_tiny", "task=mutation_effects", *files])
+    (run,) = stored_runs(store)
+    assert run.data.metrics["test/spearman"] == pytest.approx(score) and run.data.metrics["data/test"] == 30

@@ -54,6 +54,15 @@ def test_markdown_alone_and_one_task_alone(site, tmp_path, capsys) -> None:
     assert "### Fluorescence" not in (tmp_path / "stability.md").read_text()
 
 
+def test_a_former_page_is_replaced_and_nothing_else(tmp_path, capsys) -> None:
+    assert [report(capsys, "--output", str(tmp_path / "page.md"))[0] for _ in range(2)] == [0, 0]
+    (tmp_path / "notes.md").write_text("mine")
+    for name in ("notes.html", "notes.md"):
+        code, _, err = report(capsys, "--output", str(tmp_path / name))
+        assert code == 2 and "notes.md is there already" in err
+    assert (tmp_path / "notes.md").read_text() == "mine" and not (tmp_path / "notes.html").exists()
+
+
 def test_a_task_without_runs_is_refused_with_those_that_have_some(site, tmp_path, capsys) -> None:
     code, out, err = report(capsys, "--task", "folds", "--output", str(tmp_path / "report.md"))
     assert code == 2 and out == ""

@@ -16,7 +16,7 @@ from plmft.bench import job
 from plmft.bench.choices import choice
 from plmft.bench.material import LOG_LENGTH, draw, fixed_sequences, longest_possible, real_sequences
 from plmft.bench.record import Recorder, to_csv
-from plmft.bench.table import columns_of, show
+from plmft.bench.table import _cell, columns_of, show
 from plmft.bench.timing import Timed, Timing, interleave, ratio, warm_up
 from tests.unit.bench_parts import small_bench
 from tests.unit.small_models import small
@@ -114,6 +114,11 @@ def test_ratio_holds_the_truth_where_both_slow_down_together():
 def test_columns_are_conditions_then_figures_then_the_note():
     rows = [{"model": "m", "note": "why"}, {"model": "m", "speed": 1.0, "batch": 3}]
     assert columns_of(rows) == ["model", "batch", "speed", "note"]
+
+
+def test_small_figures_keep_three_digits():
+    told = [_cell(value) for value in (8.68e-08, 1.502e-06, 0.00123456, 12.3456, 1234.5, 4.0, None)]
+    assert told == ["8.68e-08", "1.5e-06", "0.00123", "12.3", "1,234", "4", ""]
 
 
 def test_csv_has_an_empty_cell_where_nothing_was_measured():

@@ -137,7 +137,7 @@ def test_printed_costs_are_checked_against_each_other():
 
 
 def test_a_cpus_share_of_its_peak_is_not_taken_to_a_gpu(bench):
-    price = Price("cloud", 8.0, "today", "us", card="H100", devices=8)
+    price = Price("cloud", 1.0, "today", "us", card="H100")
     from_cpu = projected(bench, price, 0.9, 1e9, 100.0)
     on_gpu = replace(bench, device=Device("gpu", "bf16", "NVIDIA H200"))
     from_gpu = projected(on_gpu, price, 0.5, 1e9, 100.0)

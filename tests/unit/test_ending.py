@@ -47,3 +47,14 @@ def test_a_reader_that_has_gone_is_no_trace(module: str) -> None:
         stdout=reader.stdin, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT, timeout=60,
     )  # fmt: skip
     assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_a_full_standard_output_is_no_trace() -> None:
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "plmft.predict", "--help"],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=CHECKOUT, timeout=60,
+        )  # fmt: skip
+    assert ended.returncode == 2
+    assert ended.stderr == "plmft: standard output can't be written (No space left on device).\n"

@@ -129,10 +129,10 @@ def test_a_sequence_that_ends_before_a_position(rng: np.random.Generator) -> Non
         for n, (split, length) in enumerate(targets.items(), 2)
     ]
     dataset = build_dataset("t", KIND, records, source="a.csv")
-    check_positions(head("concat"), dataset)
-    check_positions(head("mean", None), dataset)
+    check_positions(head("concat"), dataset.splits.values())
+    check_positions(head("mean", None), dataset.splits.values())
     with pytest.raises(InputError, match=r"a\.csv, line 3: 'valid' has 7 residues, but .*positions asks for residue 8"):
-        check_positions(head("concat", (2, 8)), dataset)
+        check_positions(head("concat", (2, 8)), dataset.splits.values())
     for family in FAMILIES:
         _, batch = packed(rng, family, LENGTHS)
         network = head("concat", (2, 8)).build(6, 1, KIND)

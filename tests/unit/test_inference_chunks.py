@@ -24,7 +24,7 @@ from plmft.inference.sequences import Given, Rejected
 IDENTITY = {"model": "abc", "layers": (1, 2)}
 
 
-def items(count, *, wrong=(), letter="A"):
+def items(count, *, wrong=(), letter="M"):
     for number in range(count):
         rejected = Rejected(number, f"s{number}", f"line {number}", "wrong")
         yield rejected if number in wrong else Given(number, f"s{number}", letter * (number + 1))

@@ -123,6 +123,15 @@ def test_random_weights_leave_the_field_to_pretrained_ones_and_to_nothing_else()
     assert "esm2_8m full, random weights began" in told.text and told.runs == ("r",)
 
 
+def test_what_is_no_better_than_chance_is_told() -> None:
+    said = []
+    for value in (0.1, 0.4):
+        metrics = {"test/spearman": value, "test/spearman_ci_low": value - 0.2, "test/spearman_ci_high": value + 0.2}
+        (found,) = contests([replace(scored("a", value), metrics=metrics)], {})
+        said.append([one.runs for one in guide(found) if one.text.startswith("Chance gives 0")])
+    assert said == [[("a",)], []]
+
+
 def test_the_guide_goes_down_on_the_device_of_its_choice() -> None:
     spent = (("cpu", 0.9, 100.0, 8.0), ("cpu", 0.7, 50.0, 4.0), ("L4", 0.8, 70.0, 4.0), ("L4", 0.6, 1.0, 5.0))
     runs = [

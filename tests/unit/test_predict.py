@@ -327,12 +327,19 @@ def test_standard_input(regression, proteins, tmp_path, monkeypatch):
 
 def test_nothing_that_can_be_predicted(regression, tmp_path):
     (tmp_path / "x.fa").write_text(">a\nmk\n")
-    with pytest.raises(InputError, match=r"none of 1 sequences can be predicted; .*rejected.csv tells why"):
+    with pytest.raises(InputError, match=r"none of 1 sequences can be taken; .*rejected.csv tells why"):
         run(regression, tmp_path / "x.fa", tmp_path / "p.csv")
     assert list(csv.reader((tmp_path / "p.csv.rejected.csv").open()))[1][:2] == ["0", "a"]
     (tmp_path / "x.fa").write_text(">a\nMK\n")
     run(regression, tmp_path / "x.fa", tmp_path / "p.csv")
     assert not (tmp_path / "p.csv.rejected.csv").exists()
+
+
+def test_nothing_that_can_be_predicted_into_a_folder(regression, tmp_path):
+    (tmp_path / "x.fa").write_text(">a\nmk\n")
+    with pytest.raises(InputError, match=r"none of 1 sequences can be taken; .*rejected.csv tells why"):
+        run(regression, tmp_path / "x.fa", tmp_path / "p")
+    assert not (tmp_path / "p").exists() and (tmp_path / "p.rejected.csv").is_file()
 
 
 @pytest.mark.parametrize(

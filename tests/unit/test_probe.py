@@ -297,3 +297,9 @@ def test_residues_and_sequences_are_not_mixed_up(residues, files) -> None:
         run(path, shorter, target="structure")
     with pytest.raises(InputError, match="kind=residue_classes: the embeddings hold a vector a sequence"):
         run(*files, target="place", kind="residue_classes")
+
+
+def test_one_value_alone_is_nothing_to_learn(files) -> None:
+    path, table = files
+    with pytest.raises(InputError, match="column 'number' holds one value alone in the training records"):
+        run(path, table.assign(number=3.0), target="number", kind="regression")
