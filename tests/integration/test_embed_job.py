@@ -314,12 +314,15 @@ def test_a_place_that_can_not_be_written(fasta: Path, tmp_path: Path) -> None:
 
 def test_nothing_that_can_be_embedded(tmp_path: Path) -> None:
     fasta = write_fasta(tmp_path / "in.fasta", {"a": "AC1", "b": "acd"})
-    with pytest.raises(InputError, match="none of 2 sequences"):
-        ask(fasta, tmp_path / "x.h5")
-    assert (tmp_path / "x.h5.rejected.csv").read_text().count("\n") == 3
+    for name in ("x.h5", "folder"):
+        with pytest.raises(InputError, match="none of 2 sequences"):
+            ask(fasta, tmp_path / name)
+        assert (tmp_path / f"{name}.rejected.csv").read_text().count("\n") == 3
+        assert not (tmp_path / name).exists()
+    for shard in ("1/2", "2/2"):
+        ask(fasta, tmp_path / "shards", shard=shard)
     with pytest.raises(InputError, match="no sequence"):
-        ask(fasta, tmp_path / "folder")
-        open_embeddings(tmp_path / "folder")
+        open_embeddings(tmp_path / "shards")
 
 
 def test_a_model_that_learned_nothing_is_refused(fasta: Path, tmp_path: Path) -> None:
