@@ -76,16 +76,14 @@ def composed(arguments: Sequence[str]) -> dict[str, Any]:
 
     Raises: InputError: a mistake on the command line; no such run; a task of another kind.
     """
-    from plmft.config.words import check_model
+    from plmft.config.words import check_alone, check_model
 
     words, given = _parsed(arguments)
     run = _text(words, "run")
     if run is None:
         check_model(words)
         return _plain(words)
-    taken = [o.input_line for o in given if o.key_or_group.partition(".")[0] in OF_RUN]
-    if taken:
-        raise InputError(f"{taken[0]}: run={run} brings its own model and tuning. Leave one of them out.")
+    check_alone(run, words, OF_RUN)
     evaluated, saved = _evaluated(run, words)
     chosen = any(o.key_or_group == "task" for o in given)
     config = _with_task(words, given, None if chosen else saved, run)

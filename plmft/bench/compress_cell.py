@@ -30,6 +30,10 @@ from plmft.models.windows import Windows
 MB = 1e6
 
 
+ABSENT = (InputError, ImportError, NotImplementedError)  # what a variant needs is not here
+REFUSALS = (*ABSENT, RuntimeError, ValueError, AssertionError)  # and how kernels refuse; other errors are faults
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is measured of each variant.
@@ -71,7 +75,7 @@ def measure_variant(bench: Bench, name: str, asked: dict[str, Any], predictions:
         batches = [batch.to(bench.where) for batch in _batches(splits["calibration"], what.tokens_per_batch)]
         try:
             found = variant(name).make(Given(Path(what.model), tuned, batches, Path(folder), torch.get_num_threads()))
-        except Exception as error:
+        except REFUSALS as error:
             return {"note": _why(error)}
         single = _single(what.length, bench.seed, tuned).to(bench.where)
         del tuned, batches
@@ -102,7 +106,7 @@ def _measured(found: Compressed, single: PackedBatch, split: EncodedSplit, what:
             lambda: found.predict(single), Timing(what.blocks, what.block_s, what.least_calls, what.warmup_s)
         )
         seconds, by_record = zip(*(_pass(found, batches) for _ in range(what.passes)), strict=True)
-    except Exception as error:
+    except REFUSALS as error:
         return row | {"note": _why(error)}
     write_predictions(file, [by_record[-1][i] for i in range(len(split))])
     residues = sum(batch.residues for batch in batches)
@@ -143,13 +147,13 @@ def _batches(split: EncodedSplit, tokens: int) -> Sequence[PackedBatch]:
 
 
 def _why(error: Exception) -> str:
-    """For the row of a variant, whose code is often not ours: its error's first line.
+    """For the row of a variant: the first line of what its library said.
 
-    Raises: the error, if memory was full: the process is of no use any more.
+    Raises: the error, if memory was full: `apart` tells that, and takes another process.
     """
     if is_out_of_memory(error):
         raise error
     line = (str(error).strip().splitlines() or [""])[0]
-    if isinstance(error, InputError | ImportError | NotImplementedError) and line:
+    if isinstance(error, ABSENT) and line:
         return f"can't run here: {line}"
     return f"failed: {type(error).__name__}: {line}".removesuffix(": ")

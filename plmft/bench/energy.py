@@ -13,6 +13,7 @@ from annotated_types import Gt, MinLen
 
 from plmft.bench.predicting import WARMUP_PASSES, meter_passes, packed_batches
 from plmft.bench.protocol import Bench, Row
+from plmft.bench.table import one_reason
 from plmft.efficiency.energy import EnergyMeter
 from plmft.efficiency.phase import PhaseCost
 
@@ -109,7 +110,7 @@ def energy_row(cost: PhaseCost, idle_w: float | None, limit_w: float | None) -> 
     values = cost.values
     row: Row = {name: values[name] for name in SPEED if name in values}
     if "energy_j" not in values:
-        return row | {"note": f"energy: {cost.energy_source.replace('; ', ', ')}"}  # one reason
+        return row | {"note": one_reason(f"energy: {cost.energy_source}")}
     joules, wall_s = values["energy_j"], values["wall_time_s"]
     power = joules / wall_s
     if "RAPL" in cost.energy_source:

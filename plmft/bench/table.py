@@ -59,6 +59,11 @@ def show(console: "Console", title: str, rows: Sequence[Row], shows: Sequence[st
         console.print(f"Note {number}: {reason}", highlight=False, soft_wrap=True, markup=False)
 
 
+def one_reason(text: str) -> str:
+    """A text that is a single part of a note, whatever marks it has."""
+    return text.replace("; ", ", ")
+
+
 def _reasons(row: Row) -> list[str]:
     """A note's parts: several reasons are joined by `; `."""
     return str(row[NOTE]).split("; ") if NOTE in row else []

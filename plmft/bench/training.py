@@ -13,6 +13,7 @@ from annotated_types import Ge, Gt, MinLen
 from plmft import InputError
 from plmft.bench.material import fixed_sequences
 from plmft.bench.protocol import Bench, Row
+from plmft.bench.table import one_reason
 from plmft.bench.train_command import WARMUP_STEPS, Cell, Trained, check_tunings, train_apart
 from plmft.bench.training_plan import Planned, plan_step
 
@@ -142,8 +143,7 @@ class Training:
         figures |= state_and_activations(chosen, tuning, precision)
         notes += [chosen.notes[name] for name in ("step_time", "peak_host_memory") if name in chosen.notes]
         if "energy_j" not in chosen.cost:
-            reason = chosen.energy_source.removeprefix("absent: ").replace("; ", ", ")
-            notes.append(f"energy: {reason}")
+            notes.append(one_reason(f"energy: {chosen.energy_source.removeprefix('absent: ')}"))
         figures |= self._projected(bench, chosen, frozen=tuning == "frozen", notes=notes)
         return figures | ({"note": "; ".join(dict.fromkeys(notes))} if notes else {})
 

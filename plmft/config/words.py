@@ -34,11 +34,11 @@ def check_model(words: Sequence[str]) -> None:
             )
 
 
-def check_alone(run: str | None, words: Sequence[str]) -> None:
-    """Raises: InputError: an architecture is chosen beside a tuned model."""
-    chosen = next((word for word in words if word.partition("=")[0].partition(".")[0] == "model"), None)
-    if run and chosen:
-        raise InputError(f"run={run} brings its own model, and {chosen} chooses one. Leave one of them out.")
+def check_alone(run: str, words: Sequence[str], brought: Sequence[str]) -> None:
+    """Of a command that names a tuned model. Raises: InputError: a part that `brought` names is chosen beside it."""
+    for word in words:
+        if word.lstrip("+~").partition("=")[0].partition(".")[0].partition("@")[0] in brought:
+            raise InputError(f"{word}: run={run} brings its own model and tuning. Leave one of them out.")
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,8 @@ class Grammar:
             raise InputError(f"{absent[0]} is not set. Give {' '.join(f'{k}=...' for k in absent)}; --help tells more.")
         if "run" in self.optional:
             check_model(words)
-            check_alone(literal.get("run"), words)
+            if literal.get("run"):
+                check_alone(literal["run"], words, ("model",))
         return literal, self._composed(words)
 
     def _parted(self, arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -11,7 +11,7 @@ import numpy as np
 from plmft import InputError
 from plmft.data.records import Record
 from plmft.data.table_splits import Splitting
-from plmft.data.task import Task
+from plmft.data.task import Loaded, Task
 from plmft.data.whole_file import whole_folder, write_whole
 from plmft.embeddings.formats import open_embeddings
 from plmft.embeddings.linear_probe import Scaled, choose, fit_each, fitted_to
@@ -111,7 +111,7 @@ def probe(options: Probe) -> Probed:
         Splitting("cluster", tuple(options.fractions), options.seed),
     )
     labelled = read_labelled(embeddings.ids, vectors, asked)
-    task = _task(labelled, options.metric)
+    task = _task(labelled, options.metric, options.labels)
     splits = {split: [labelled.records[n] for n in numbers] for split, numbers in labelled.splits.items()}
     if task.kind == "sequence_regression" and len({float(record.target) for record in splits["train"]}) < 2:
         raise InputError(
@@ -132,17 +132,15 @@ def probe(options: Probe) -> Probed:
     return Probed(options, task, model, labelled, embeddings.about, metrics, predictions)
 
 
-def _task(labelled: Labelled, metric: str | None) -> Task:
+def _task(labelled: Labelled, metric: str | None, labels: str) -> Task:
     """Raises: InputError: a metric that the kind has not."""
     word, known = KIND_WORDS[labelled.kind], SCORERS[labelled.kind].names
     if metric is not None and metric not in known:
         raise InputError(f"metric={metric}: no metric of {word}. Known: {', '.join(known)}.")
 
-    def read(place: object) -> Any:
-        raise NotImplementedError("the records are read already")
-
+    loaded = Loaded(labelled.records, labels, labelled.classes)
     primary = metric or PRIMARY[word]
-    return Task("probe", labelled.kind, primary, read, None, "", "", classes=labelled.classes)
+    return Task("probe", labelled.kind, primary, lambda place: loaded, None, "", "", classes=labelled.classes)
 
 
 def _chosen_by(task: Task, valid: Sequence[Record], found: list[np.ndarray], seed: int) -> float | None:
