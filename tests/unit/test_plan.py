@@ -1,5 +1,6 @@
 """The planner's formulas against what PyTorch counts: weights exactly, a step's memory by the allocator's record."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -143,8 +144,13 @@ def measured(spec: TransformerSpec, tuning: Tuning, head: Head, lengths: tuple[i
 
     run()
     predictor.zero_grad()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        run()
+    gc.collect()  # what an earlier test left behind, freed while recorded, would count as freed by this step
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            run()
+    finally:
+        gc.enable()
     held = peak = 0
     for event in record.profiler.kineto_results.events():
         if event.name() == "[memory]":
