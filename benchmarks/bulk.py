@@ -1,7 +1,7 @@
 """Many sequences through `embed` and `predict`: speed beside bare model and fair-esm, memory over time, kills.
 
-    python -m benchmarks.bulk speed  [--model esm2_8m] [--sequences 1000] [--rounds 3] [--threads 2]
-    python -m benchmarks.bulk memory [--model esm2_8m] [--sequences 100000] [--kills 3] [--command embed]
+    python -m benchmarks.bulk speed  [--command embed] [--model esm2_8m] [--sequences 1000] [--rounds 3] [--threads 2]
+    python -m benchmarks.bulk memory [--command embed] [--model esm2_8m] [--sequences 100000] [--kills 3]
 
 Lengths are those of FLIP's SS3 training split (PLMFT_DATA; else drawn from the distribution fitted to it), the residues
 of each protein shuffled so that no sequence comes twice; weights are random, and the same for all sides.
@@ -36,6 +36,7 @@ from benchmarks.workers import ROOT, Worker, environment
 from plmft.config.compose import compose_config
 
 TOKENS, CHUNK = 4096, 1024
+Sides = dict[str, Callable[[], dict[str, Any]]]
 HARDWARE = ("hardware=cpu", "hardware.precision=bf16", f"hardware.tokens_per_batch={TOKENS}")
 
 
@@ -56,48 +57,76 @@ def write_fasta(path: Path, sequences: list[str]) -> Path:
 
 
 def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Residues a second of the bare model, the job around it and fair-esm's loop, in turns."""
+    """Residues a second of the bare model and of the job around it, in turns; beside embed, of fair-esm's loop."""
     sequences, what = material(options.sequences)
     fasta, residues = write_fasta(folder / "in.fasta", sequences), sum(map(len, sequences))
+    job = {"fasta": str(fasta), "output": f"{folder}/out", "residues": residues}
     with ExitStack() as stack:
-        log, threads = folder / "plmft.log", options.threads
-        ours = Worker(Path(sys.executable), "benchmarks.bulk_jobs", threads=threads, log=log, runs=folder / "runs")
-        stack.callback(ours.close)
-        python = Path(options.peers_python)
-        theirs = Worker(python, "benchmarks.peer_jobs", threads=threads, log=folder / "peer.log")
-        stack.callback(theirs.close)
-        weights = folder / "weights"
-        theirs.ask("checkpoint", folder=str(weights), config=model_config(options.model), seed=0)
-        words = [f"model={options.model}", f"model.path='{weights}'", "model.init=pretrained", *HARDWARE]
-        layer = compose_config([f"model={options.model}"]).model.layers
-        loop = {"layer": layer, "tokens": TOKENS, "device": "cpu", "keep": str(folder / "fair.npy")}
-        sides = {
-            "bare": partial(ours.ask, "bare", words=words, sequences=sequences),
-            "embed": partial(
-                ours.ask, "embed", words=words, fasta=str(fasta), output=f"{folder}/out", residues=residues
-            ),
-            "fair-esm": partial(theirs.ask, "extract", checkpoint=str(weights), sequences=sequences, **loop),
-        }
-        few = sequences[:8]  # the first calls start threads and allocate
-        ours.ask("bare", words=words, sequences=few)
-        theirs.ask("extract", checkpoint=str(weights), sequences=few, **loop)
+        sides = _SIDES[options.command](options, folder, stack, sequences, job)
         answers = interleave(sides, options.rounds)
-    return {"model": options.model, "what": what, "sequences": len(sequences), "residues": residues} | _ratios(answers)
+    about = {"command": options.command, "model": options.model, "what": what}
+    return about | {"sequences": len(sequences), "residues": residues} | _ratios(answers, options.command)
 
 
-def _ratios(answers: Answers) -> dict[str, Any]:
+def _embed_sides(
+    options: argparse.Namespace, folder: Path, stack: ExitStack, sequences: list[str], job: dict[str, Any]
+) -> Sides:
+    ours = _worker(options, folder, stack)
+    theirs = Worker(
+        Path(options.peers_python), "benchmarks.peer_jobs", threads=options.threads, log=folder / "peer.log"
+    )
+    stack.callback(theirs.close)
+    weights = folder / "weights"
+    theirs.ask("checkpoint", folder=str(weights), config=model_config(options.model), seed=0)
+    words = [f"model={options.model}", f"model.path='{weights}'", "model.init=pretrained", *HARDWARE]
+    layer = compose_config([f"model={options.model}"]).model.layers
+    loop = {"layer": layer, "tokens": TOKENS, "device": "cpu", "keep": str(folder / "fair.npy")}
+    few = sequences[:8]  # the first calls start threads and allocate
+    ours.ask("bare", words=words, sequences=few)
+    theirs.ask("extract", checkpoint=str(weights), sequences=few, **loop)
+    return {
+        "bare": partial(ours.ask, "bare", words=words, sequences=sequences),
+        "embed": partial(ours.ask, "embed", words=words, **job),
+        "fair-esm": partial(theirs.ask, "extract", checkpoint=str(weights), sequences=sequences, **loop),
+    }
+
+
+def _predict_sides(
+    options: argparse.Namespace, folder: Path, stack: ExitStack, sequences: list[str], job: dict[str, Any]
+) -> Sides:
+    ours, tuned = _worker(options, folder, stack), str(folder / "tuned")
+    ours.ask("tuned", words=[f"model={options.model}", "model.init=random"], folder=tuned)
+    words = list(HARDWARE)
+    ours.ask("tuned_bare", words=words, folder=tuned, sequences=sequences[:8])
+    return {
+        "bare": partial(ours.ask, "tuned_bare", words=words, folder=tuned, sequences=sequences),
+        "predict": partial(ours.ask, "predict", words=words, folder=tuned, **job),
+    }
+
+
+_SIDES = {"embed": _embed_sides, "predict": _predict_sides}
+
+
+def _worker(options: argparse.Namespace, folder: Path, stack: ExitStack) -> Worker:
+    runs, log = folder / "runs", folder / "plmft.log"
+    ours = Worker(Path(sys.executable), "benchmarks.bulk_jobs", threads=options.threads, log=log, runs=runs)
+    stack.callback(ours.close)
+    return ours
+
+
+def _ratios(answers: Answers, mine: str) -> dict[str, Any]:
     """Medians, and the least and greatest round."""
     found: dict[str, Any] = {}
     for side, rounds in answers.items():
         found[f"{side}_residues_per_s"] = statistics.median(a["residues"] / a["seconds"] for a in rounds)
-    pairs = {"embed_over_bare": ("embed", "bare"), "embed_over_fair-esm": ("embed", "fair-esm")}
-    for name, (mine, other) in pairs.items():
+    for other in [side for side in answers if side != mine]:
         for clock in ("seconds", "cpu_s"):
             rounds = list(zip(answers[mine], answers[other], strict=True))
             if all(clock in a and clock in b for a, b in rounds):
                 each = [(a["residues"] / a[clock]) / (b["residues"] / b[clock]) for a, b in rounds]
                 ends = f"{min(each):.2f} to {max(each):.2f}"
-                found[f"{name}_{'wall' if clock == 'seconds' else 'cpu'}"] = f"{statistics.median(each):.2f} ({ends})"
+                name = f"{mine}_over_{other}_{'wall' if clock == 'seconds' else 'cpu'}"
+                found[name] = f"{statistics.median(each):.2f} ({ends})"
     return found
 
 
@@ -161,11 +190,8 @@ def _command(options: argparse.Namespace, folder: Path, fasta: Path, output: Pat
     words = [f"input={fasta}", f"output={output}", f"chunk={CHUNK}", *HARDWARE]
     if options.command == "embed":
         return [sys.executable, "-m", "plmft.embed", *model, *words]
-    worker = Worker(Path(sys.executable), "benchmarks.bulk_jobs", threads=options.threads, log=folder / "tuned.log")
-    try:
-        worker.ask("tuned", words=model, folder=str(folder / "tuned"))
-    finally:
-        worker.close()
+    with ExitStack() as stack:
+        _worker(options, folder, stack).ask("tuned", words=model, folder=str(folder / "tuned"))
     return [sys.executable, "-m", "plmft.predict", f"model={folder / 'tuned'}", *words]
 
 

@@ -13,13 +13,19 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.serve import peak_host_gb, serve
+from plmft.data.packing import EncodedSplit
+from plmft.data.records import Record
+from plmft.data.sampler import EvaluationBatches
 from plmft.efficiency.allocator import bound_kernel_caches, keep_freed_memory
 from plmft.embeddings import job
 from plmft.embeddings.choices import read_request
+from plmft.inference import job as prediction
+from plmft.inference.computing import Computer
+from plmft.inference.options import read_request as read_prediction
 from plmft.models.build import build_backbone, build_predictor
 from plmft.models.embedding import embed_sequences
 from plmft.models.head_spec import SequenceHead
-from plmft.models.precision import hold_frozen_in_bf16
+from plmft.models.precision import autocast, hold_for, hold_frozen_in_bf16
 from plmft.models.tuned import Description, load, save
 from plmft.models.tuning import Full
 from plmft.models.weights import locate
@@ -75,6 +81,41 @@ def embed(words: list[str], fasta: str, output: str, residues: int) -> dict[str,
     return {"seconds": outcome.seconds, "cpu_s": cpu_s, "residues": residues, "peak_host_gb": peak_host_gb()}
 
 
+def tuned_bare(words: list[str], folder: str, sequences: list[str]) -> dict[str, Any]:
+    """Values of all sequences in memory by a tuned model: longest first, packed; no file is read or written."""
+    request = read_prediction([*words, f"model={folder}", "input=-", "output=none"])
+    precision, tokens = request.hardware.resolve().precision, request.hardware.tokens_per_batch
+    found = load(Path(folder), "cpu")
+    hold_for(precision, found.predictor)  # as the job does
+    tokenizer, kind = found.description.spec.tokenizer, found.predictor.kind
+
+    def work() -> int:
+        records = [Record(str(i), sequence, 0.0, "test") for i, sequence in enumerate(sequences)]
+        batches = EvaluationBatches(EncodedSplit(records, tokenizer, kind), tokens)
+        with autocast(precision, "cpu"):
+            for number in range(len(batches)):
+                found.predictor.predict(batches[number])
+        return sum(map(len, sequences))
+
+    return timed(work)
+
+
+def predict(words: list[str], folder: str, fasta: str, output: str, residues: int) -> dict[str, Any]:
+    """The whole job, from reading the input to the file; loading the model is left out, as it is of the others."""
+    shutil.rmtree(output, ignore_errors=True)
+    request = read_prediction([*words, f"model={folder}", f"input={fasta}", f"output={output}"])
+    load_model, loaded = Computer.load, []
+
+    def marked(computer: Computer) -> None:
+        load_model(computer)
+        loaded.extend((time.perf_counter(), time.process_time()))
+
+    with patch.object(Computer, "load", marked):
+        prediction.run_job(request, Path(folder))
+    seconds, cpu_s = time.perf_counter() - loaded[0], time.process_time() - loaded[1]
+    return {"seconds": seconds, "cpu_s": cpu_s, "residues": residues, "peak_host_gb": peak_host_gb()}
+
+
 def tuned(words: list[str], folder: str) -> dict[str, Any]:
     """A tuned model with a random head, as training leaves it, for predict."""
     request = read_request([*words, "input=-", "output=none"])
@@ -90,4 +131,4 @@ def tuned(words: list[str], folder: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    serve({"bare": bare, "embed": embed, "tuned": tuned})
+    serve({"bare": bare, "embed": embed, "tuned": tuned, "tuned_bare": tuned_bare, "predict": predict})

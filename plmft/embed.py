@@ -91,6 +91,7 @@ def told(outcome: "Outcome") -> str:
     ]
     if outcome.residues_per_s is not None:
         lines.append(f"{outcome.seconds:,.1f} s, {outcome.residues_per_s:,.0f} residues/s ({about['precision']})")
+    lines.extend(outcome.notes)
     if counts.caution is not None:
         lines.append(counts.caution)
     if outcome.rejected is not None:

@@ -28,6 +28,7 @@ from plmft.inference.opening import STDIN, Position
 from plmft.inference.parts import ChunkedOutput, Done, list_parts
 from plmft.inference.sequences import Given, Rejected, read_sequences, too_long
 from plmft.inference.showing import Bar, Watched, bar
+from plmft.models import kernels
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Outcome:
     """How a job ended.
 
     `computed`: sequences that the model read now. `seconds`: from the input's first byte to the output's last.
-    `rejected`: their list; None: there is none.
+    `rejected`: their list; None: there is none. `notes`: what the user must know.
     """
 
     counts: Counts
@@ -45,6 +46,7 @@ class Outcome:
     embedding: Embedding
     output: Path
     rejected: Path | None
+    notes: tuple[str, ...] = ()
 
 
 def run_job(request: Request, runs: Path) -> Outcome:
@@ -63,7 +65,7 @@ def run_job(request: Request, runs: Path) -> Outcome:
         known = finished(request.path, request.format_name, embedding.identity)
         if known is not None:
             return _there(request, embedding, known)
-    return _compute(request, embedding)
+    return _compute(request, embedding, kernels.notes(device.torch_type))
 
 
 def _there(request: Request, embedding: Embedding, known: dict[str, Any]) -> Outcome:
@@ -77,7 +79,7 @@ def _there(request: Request, embedding: Embedding, known: dict[str, Any]) -> Out
     return Outcome(counts, 0, 0.0, None, embedding, request.path, rejected)
 
 
-def _compute(request: Request, embedding: Embedding) -> Outcome:
+def _compute(request: Request, embedding: Embedding, notes: tuple[str, ...]) -> Outcome:
     began, shard, kind = time.monotonic(), request.choices.part, FORMATS[request.format_name]
     folder = _beside(request, ".parts") if request.is_file else request.path
     rejected = _beside(request, ".rejected.csv")
@@ -101,7 +103,7 @@ def _compute(request: Request, embedding: Embedding) -> Outcome:
             _join(request, embedding, output, counts, size)
     listed = output.rejected(shard) if counts.rejected else None
     seconds, speed = time.monotonic() - began, watched.residues_per_s
-    return Outcome(counts, job.parts.computed, seconds, speed, embedding, request.path, listed)
+    return Outcome(counts, job.parts.computed, seconds, speed, embedding, request.path, listed, notes)
 
 
 @dataclass

@@ -55,6 +55,11 @@ class Described:
         return f"{base['source']} {base['revision']}" if base.get("revision") else str(base["source"])
 
     @property
+    def is_transformer(self) -> bool:
+        """Whether its network is one."""
+        return self.text["model"].get("type") == "TransformerSpec"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user must know of all its predictions."""
         random = "The model was tuned from random weights: its predictions show that the path works, no more."

@@ -117,6 +117,10 @@ def run_job(request: Request, folder: Path, run_id: str | None = None) -> Outcom
     rejected = output.rejected(options.part)
     there = rejected if counts.rejected else None
     notes += model.notes + plots.notes(counts.skipped)
+    if model.is_transformer and watched.residues_per_s:
+        from plmft.models import kernels
+
+        notes += kernels.notes(device.torch_type)
     return Outcome(counts, place.file or place.parts, there, watched.residues_per_s, notes)
 
 

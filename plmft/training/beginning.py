@@ -50,8 +50,8 @@ def say_beginning(
     if job.hardware.devices * job.hardware.nodes > 1:
         where = f"{job.hardware.devices * job.hardware.nodes} x {where} ({job.hardware.strategy})"
     say(f"{job.model.name}: {weights_named(job.model, located)}; {job.tuning.name}; {where}, {device.precision}")
-    if device.kind == "cpu" and isinstance(job.model, TransformerSpec) and kernels.could_be_built():
-        say("A kernel for this CPU, which makes steps about 1.5 times faster: python -m plmft.models.kernels")
+    for note in kernels.notes(device.kind) if isinstance(job.model, TransformerSpec) else ():
+        say(note)
 
 
 def counts_of(dataset: DataSet, leaks: LeakReport | None) -> dict[str, float]:

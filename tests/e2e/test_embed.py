@@ -14,6 +14,7 @@ import pytest
 
 from plmft import InputError, embed
 from plmft.embeddings.formats import open_embeddings
+from plmft.models import kernels
 from tests.conftest import random_sequence
 from tests.e2e.command import environment, stopped_in_silence
 
@@ -127,6 +128,13 @@ def test_what_is_told_in_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert first == f"2 sequences in {tmp_path}/out (0 of them from before; 1 computed now), 1 rejected"
     assert model == "esm2_tiny (random, seed 0), layers 0, 2, mean over residues, 64 numbers a layer"
     assert rejected.endswith("out.rejected.csv")
+
+
+def test_a_kernel_that_could_be_built_is_told(tmp_path: Path, capsys, main, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "notes", lambda device: (f"a kernel for {device}",))
+    (tmp_path / "in.fasta").write_text(">a\nACD\n")
+    main(f"input={tmp_path}/in.fasta", f"output={tmp_path}/out")
+    assert "a kernel for cpu" in capsys.readouterr().out.splitlines()
 
 
 def test_a_misspelt_word_is_told() -> None:

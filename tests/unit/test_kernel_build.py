@@ -51,6 +51,16 @@ def cache(tmp_path, monkeypatch) -> Iterator[Path]:
     kernels.find.cache_clear()
 
 
+def test_who_could_have_it_is_told(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not kernels.notes("cpu")
+    Path(compiler(tmp_path, "exit 1")).rename(tmp_path / "g++")
+    (told,) = kernels.notes("cpu")
+    assert told.endswith("python -m plmft.models.kernels") and not kernels.notes("cuda")
+    monkeypatch.setenv("PLMFT_KERNEL", "0")
+    assert not kernels.notes("cpu")
+
+
 def test_no_compiler(cache, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(cache))
     assert main() == 2

@@ -25,6 +25,7 @@ from plmft.inference.parts import Shard
 from plmft.inference.sequences import Columns, Given, read_sequences
 from plmft.inference.showing import Watched
 from plmft.metrics.confidence import fit_confidence
+from plmft.models import kernels
 from plmft.models.build import build_predictor
 from plmft.models.head_spec import PairHead, ResidueHead, SequenceHead
 from plmft.models.tuned import Description, load, save
@@ -107,6 +108,14 @@ def test_numbers_with_intervals_in_the_inputs_order(regression, proteins, tmp_pa
     said = capsys.readouterr().out
     assert "10 sequences, 2 rejected" in said and "random weights" in said
     assert not (tmp_path / "p.parquet.parts").exists()
+
+
+def test_a_kernel_that_could_be_built_is_told(regression, proteins, tmp_path, monkeypatch):
+    monkeypatch.setattr(kernels, "notes", lambda device: (f"a kernel for {device}",))
+    first = run(regression, proteins, tmp_path / "p.csv")
+    assert "a kernel for cpu" in first.notes
+    again = run(regression, proteins, tmp_path / "p.csv")
+    assert "a kernel for cpu" not in again.notes  # nothing was left to do
 
 
 def test_what_the_run_measured_and_who_it_is(proteins, tmp_path):
