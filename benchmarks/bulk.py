@@ -1,6 +1,6 @@
 """Many sequences through `embed` and `predict`: speed beside bare model and fair-esm, memory over time, kills.
 
-    python -m benchmarks.bulk speed  [--command embed] [--model esm2_8m] [--sequences 1000] [--rounds 3] [--threads 2]
+    python -m benchmarks.bulk speed  [--command embed] [--model esm2_8m] [--sequences 1000] [--rounds 3] [--alone]
     python -m benchmarks.bulk memory [--command embed] [--model esm2_8m] [--sequences 100000] [--kills 3]
 
 Lengths are those of FLIP's SS3 training split (PLMFT_DATA; else drawn from the distribution fitted to it), the residues
@@ -71,24 +71,23 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def _embed_sides(
     options: argparse.Namespace, folder: Path, stack: ExitStack, sequences: list[str], job: dict[str, Any]
 ) -> Sides:
-    ours = _worker(options, folder, stack)
-    theirs = Worker(
-        Path(options.peers_python), "benchmarks.peer_jobs", threads=options.threads, log=folder / "peer.log"
-    )
+    ours, weights, log = _worker(options, folder, stack), str(folder / "weights"), folder / "peer.log"
+    theirs = Worker(Path(options.peers_python), "benchmarks.peer_jobs", threads=options.threads, log=log)
     stack.callback(theirs.close)
-    weights = folder / "weights"
-    theirs.ask("checkpoint", folder=str(weights), config=model_config(options.model), seed=0)
+    theirs.ask("checkpoint", folder=weights, config=model_config(options.model), seed=0)
     words = [f"model={options.model}", f"model.path='{weights}'", "model.init=pretrained", *HARDWARE]
-    layer = compose_config([f"model={options.model}"]).model.layers
-    loop = {"layer": layer, "tokens": TOKENS, "device": "cpu", "keep": str(folder / "fair.npy")}
     few = sequences[:8]  # the first calls start threads and allocate
     ours.ask("bare", words=words, sequences=few)
-    theirs.ask("extract", checkpoint=str(weights), sequences=few, **loop)
-    return {
+    sides = {
         "bare": partial(ours.ask, "bare", words=words, sequences=sequences),
         "embed": partial(ours.ask, "embed", words=words, **job),
-        "fair-esm": partial(theirs.ask, "extract", checkpoint=str(weights), sequences=sequences, **loop),
     }
+    if options.alone:
+        return sides
+    layer = compose_config([f"model={options.model}"]).model.layers
+    loop = {"checkpoint": weights, "layer": layer, "tokens": TOKENS, "device": "cpu", "keep": str(folder / "fair.npy")}
+    theirs.ask("extract", sequences=few, **loop)
+    return sides | {"fair-esm": partial(theirs.ask, "extract", sequences=sequences, **loop)}
 
 
 def _predict_sides(
@@ -235,6 +234,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--command", choices=("embed", "predict"), default="embed")
+    parser.add_argument("--alone", action="store_true", help="embed without fair-esm, which takes five times as long")
     parser.add_argument("--peers-python", default=sys.executable, help="a Python with fair-esm")
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     options = parser.parse_args()
