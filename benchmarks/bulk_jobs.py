@@ -13,9 +13,6 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.serve import peak_host_gb, serve
-from plmft.data.packing import EncodedSplit
-from plmft.data.records import Record
-from plmft.data.sampler import EvaluationBatches
 from plmft.efficiency.allocator import bound_kernel_caches, keep_freed_memory
 from plmft.embeddings import job
 from plmft.embeddings.choices import read_request
@@ -25,7 +22,7 @@ from plmft.inference.options import read_request as read_prediction
 from plmft.models.build import build_backbone, build_predictor
 from plmft.models.embedding import embed_sequences
 from plmft.models.head_spec import SequenceHead
-from plmft.models.precision import autocast, hold_for, hold_frozen_in_bf16
+from plmft.models.precision import hold_for, hold_frozen_in_bf16
 from plmft.models.tuned import Description, load, save
 from plmft.models.tuning import Full
 from plmft.models.weights import locate
@@ -64,56 +61,47 @@ def bare(words: list[str], sequences: list[str]) -> dict[str, Any]:
     return timed(work)
 
 
+def timed_once_loaded(owner: Any, loads: str, work: Callable[[], Any], residues: int) -> dict[str, Any]:
+    """As timed, from the moment when `owner.loads`, which the work calls once, has come back."""
+    load_model, marks = getattr(owner, loads), []
+
+    def marked(*given: Any) -> Any:
+        found = load_model(*given)
+        marks.extend((time.perf_counter(), time.process_time()))
+        return found
+
+    with patch.object(owner, loads, marked):
+        work()
+    seconds, cpu_s = time.perf_counter() - marks[0], time.process_time() - marks[1]
+    return {"seconds": seconds, "cpu_s": cpu_s, "residues": residues, "peak_host_gb": peak_host_gb()}
+
+
 def embed(words: list[str], fasta: str, output: str, residues: int) -> dict[str, Any]:
     """The whole job, from reading the input to the last file; loading the model is left out, as it is of the others."""
     shutil.rmtree(output, ignore_errors=True)
     request = read_request([*words, f"input={fasta}", f"output={output}"])
-    prepare, loaded = job.prepare, []
-
-    def marked(*given: Any) -> Any:
-        found = prepare(*given)
-        loaded.append(time.process_time())
-        return found
-
-    with patch.object(job, "prepare", marked):
-        outcome = job.run_job(request, Path(output).parent / "runs")
-    cpu_s = time.process_time() - loaded[0]
-    return {"seconds": outcome.seconds, "cpu_s": cpu_s, "residues": residues, "peak_host_gb": peak_host_gb()}
+    runs = Path(output).parent / "runs"
+    return timed_once_loaded(job, "prepare", lambda: job.run_job(request, runs), residues)
 
 
 def tuned_bare(words: list[str], folder: str, sequences: list[str]) -> dict[str, Any]:
     """Values of all sequences in memory by a tuned model: longest first, packed; no file is read or written."""
     request = read_prediction([*words, f"model={folder}", "input=-", "output=none"])
-    precision, tokens = request.hardware.resolve().precision, request.hardware.tokens_per_batch
     found = load(Path(folder), "cpu")
-    hold_for(precision, found.predictor)  # as the job does
-    tokenizer, kind = found.description.spec.tokenizer, found.predictor.kind
+    hold_for(request.hardware.resolve().precision, found.predictor)  # as the job does
 
     def work() -> int:
-        records = [Record(str(i), sequence, 0.0, "test") for i, sequence in enumerate(sequences)]
-        batches = EvaluationBatches(EncodedSplit(records, tokenizer, kind), tokens)
-        with autocast(precision, "cpu"):
-            for number in range(len(batches)):
-                found.predictor.predict(batches[number])
+        found.predict(sequences, tokens_per_batch=request.hardware.tokens_per_batch)
         return sum(map(len, sequences))
 
     return timed(work)
 
 
 def predict(words: list[str], folder: str, fasta: str, output: str, residues: int) -> dict[str, Any]:
-    """The whole job, from reading the input to the file; loading the model is left out, as it is of the others."""
+    """The whole job, as embed's."""
     shutil.rmtree(output, ignore_errors=True)
     request = read_prediction([*words, f"model={folder}", f"input={fasta}", f"output={output}"])
-    load_model, loaded = Computer.load, []
-
-    def marked(computer: Computer) -> None:
-        load_model(computer)
-        loaded.extend((time.perf_counter(), time.process_time()))
-
-    with patch.object(Computer, "load", marked):
-        prediction.run_job(request, Path(folder))
-    seconds, cpu_s = time.perf_counter() - loaded[0], time.process_time() - loaded[1]
-    return {"seconds": seconds, "cpu_s": cpu_s, "residues": residues, "peak_host_gb": peak_host_gb()}
+    return timed_once_loaded(Computer, "load", lambda: prediction.run_job(request, Path(folder)), residues)
 
 
 def tuned(words: list[str], folder: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 a user did. Imports nothing heavy.
 """
 
+import errno
 import os
 import select
 import sys
@@ -12,6 +13,8 @@ from plmft import InputError
 from plmft.tracking.lineage import mask
 from plmft.training.interrupts import exit_code, tell
 from plmft.training.launching import RankFailed
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a disk, a quota, a limit on a file's size
 
 
 @contextmanager
@@ -38,7 +41,7 @@ def ending(kept: str | None = None, code: Callable[[KeyboardInterrupt], int] = e
         _say_no_more()
         sys.exit(1)
     except OSError as error:
-        if error.filename is not None or not _takes_no_more():
+        if error.errno not in FULL or error.filename is not None or not _takes_no_more():
             raise
         _say_no_more()
         tell_mistake(InputError(f"standard output can't be written ({error.strerror})."))

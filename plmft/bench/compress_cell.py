@@ -29,7 +29,6 @@ from plmft.models.windows import Windows
 
 MB = 1e6
 
-
 ABSENT = (InputError, ImportError, NotImplementedError)  # what a variant needs is not here
 REFUSALS = (*ABSENT, RuntimeError, ValueError, AssertionError)  # and how kernels refuse; other errors are faults
 

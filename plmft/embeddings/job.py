@@ -65,7 +65,7 @@ def run_job(request: Request, runs: Path) -> Outcome:
         known = finished(request.path, request.format_name, embedding.identity)
         if known is not None:
             return _there(request, embedding, known)
-    return _compute(request, embedding, kernels.notes(device.torch_type))
+    return _compute(request, embedding)
 
 
 def _there(request: Request, embedding: Embedding, known: dict[str, Any]) -> Outcome:
@@ -79,7 +79,7 @@ def _there(request: Request, embedding: Embedding, known: dict[str, Any]) -> Out
     return Outcome(counts, 0, 0.0, None, embedding, request.path, rejected)
 
 
-def _compute(request: Request, embedding: Embedding, notes: tuple[str, ...]) -> Outcome:
+def _compute(request: Request, embedding: Embedding) -> Outcome:
     began, shard, kind = time.monotonic(), request.choices.part, FORMATS[request.format_name]
     folder = _beside(request, ".parts") if request.is_file else request.path
     rejected = _beside(request, ".rejected.csv")
@@ -103,6 +103,7 @@ def _compute(request: Request, embedding: Embedding, notes: tuple[str, ...]) -> 
             _join(request, embedding, output, counts, size)
     listed = output.rejected(shard) if counts.rejected else None
     seconds, speed = time.monotonic() - began, watched.residues_per_s
+    notes = kernels.notes(embedding.read.device) if job.parts.computed else ()
     return Outcome(counts, job.parts.computed, seconds, speed, embedding, request.path, listed, notes)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from plmft import InputError
 from plmft.embeddings.block import Block, Header
 from plmft.embeddings.formats import FORMATS, checked
-from plmft.inference.parts import told_differences
+from plmft.inference.parts import told_differences, unknown
 
 INPUT, CHUNK, SEQUENCES, REJECTED = "input_digest", "chunk", "sequences", "rejected"
 
@@ -32,9 +32,7 @@ def finished(file: Path, kind: str, identity: Mapping[str, Any]) -> dict[str, An
     try:
         known = checked(file, FORMATS[kind].about)
     except InputError:
-        raise InputError(
-            f"{file} is there, and not known to be of this command. Name another output, or remove it."
-        ) from None
+        raise unknown(file) from None
     differ = told_differences(known, {**known, **identity})
     if differ:
         raise InputError(

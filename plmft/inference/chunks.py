@@ -24,18 +24,18 @@ REJECTED = ("number", "id", "place", "reason")
 
 @dataclass(frozen=True)
 class Counts:
-    """Sequences of this shard: computed now, found done, rejected; and how many of the first two may be DNA or RNA."""
+    """Sequences of this shard: computed now, found done, rejected. nucleic: all that were taken may be DNA or RNA."""
 
     done: int
     skipped: int
     rejected: int
-    nucleic: int = 0
+    nucleic: bool = False
 
     @property
     def caution(self) -> str | None:
         """What a user may have got wrong."""
         count = self.done + self.skipped
-        if not self.nucleic or self.nucleic < count:
+        if not (self.nucleic and count):
             return None
         return f"Every sequence ({count:,}) holds the letters {BASES} alone. If this is DNA or RNA, translate it first."
 
@@ -101,12 +101,12 @@ def run_chunks(
     Raises: InputError: as `items`; the input is not the one that the parts were computed from; no room;
             every sequence of the whole input is rejected.
     """
-    computed, skipped, nucleic, chunk = 0, 0, 0, -1
+    computed, skipped, nucleic, chunk = 0, 0, True, -1
     bases = frozenset(BASES)
     rejects = _Rejects(output, shard)
     with _told_if_kept(output):
         for chunk, given in enumerate(_ahead(chunks_of(items, size, shard, rejects.add))):
-            nucleic += sum(bases.issuperset(one.sequence) for one in given)
+            nucleic = nucleic and all(bases.issuperset(one.sequence) for one in given)
             digest = digest_of(given)
             if chunk in done and done[chunk].digest != digest:
                 raise _another_input(output)

@@ -20,7 +20,7 @@ from plmft.inference.computing import Computer, Plots, Settings
 from plmft.inference.described import Described, device_for, read_described
 from plmft.inference.opening import STDIN, Position, open_bytes
 from plmft.inference.options import Request
-from plmft.inference.parts import ChunkedOutput, list_parts, read_identity, told_differences
+from plmft.inference.parts import ChunkedOutput, list_parts, read_identity, told_differences, unknown
 from plmft.inference.sequences import Given, Rejected, read_sequences
 from plmft.inference.showing import Watched, bar
 
@@ -152,7 +152,7 @@ def _found_complete(
         about = json.loads(place.beside(".about.json").read_text())
         known, digest, sequences, rejected = (about[k] for k in ("identity", "input", "sequences", "rejected"))
     except (OSError, ValueError, KeyError):
-        raise InputError(f"{place.file} is there, and not known to be of this command. {way_out}") from None
+        raise unknown(place.file) from None
     differ = told_differences(known, {**identity, "chunk": chunk, "shards": 1})
     if differ:
         raise InputError(f"{place.file} holds results made otherwise, and they are not replaced ({differ}). {way_out}")

@@ -219,6 +219,11 @@ def told_differences(known: Mapping[str, object], wanted: Mapping[str, object]) 
     return "; ".join(f"{key}: {_short(known.get(key))} there, {_short(wanted.get(key))} now" for key in differ)
 
 
+def unknown(file: Path) -> InputError:
+    """What is told of a file that stands where an output is to go, and is none, or one of another command."""
+    return InputError(f"{file} is there, and not known to be of this command. Name another output, or remove it.")
+
+
 def read_identity(folder: Path) -> dict[str, Any] | None:
     """What the manifest of a folder tells; None: it has none. Raises: InputError: it can't be read."""
     try:

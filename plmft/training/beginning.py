@@ -50,8 +50,9 @@ def say_beginning(
     if job.hardware.devices * job.hardware.nodes > 1:
         where = f"{job.hardware.devices * job.hardware.nodes} x {where} ({job.hardware.strategy})"
     say(f"{job.model.name}: {weights_named(job.model, located)}; {job.tuning.name}; {where}, {device.precision}")
-    for note in kernels.notes(device.kind) if isinstance(job.model, TransformerSpec) else ():
-        say(note)
+    if isinstance(job.model, TransformerSpec):
+        for note in kernels.notes(device.torch_type):
+            say(note)
 
 
 def counts_of(dataset: DataSet, leaks: LeakReport | None) -> dict[str, float]:

@@ -58,3 +58,9 @@ def test_a_full_standard_output_is_no_trace() -> None:
         )  # fmt: skip
     assert ended.returncode == 2
     assert ended.stderr == "plmft: standard output can't be written (No space left on device).\n"
+
+
+def test_another_error_of_the_system_leaves_standard_output_alone() -> None:
+    code = "from plmft.ending import ending\nwith ending(): raise OSError(111, 'Connection refused')"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=CHECKOUT, timeout=60)
+    assert (ended.returncode, ended.stdout) == (1, "") and "Connection refused" in ended.stderr
